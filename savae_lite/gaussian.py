@@ -1,0 +1,93 @@
+"""The diagonal Gaussian q(z; λ): sampling, density, entropy and divergence.
+
+λ is one tensor ``(..., 2D) = [mean | logvar]``; λ = 0 is the standard normal, which is the prior of every model here.
+This module does not draw noise: ε is always an argument.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def pack(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Join mean and log-variance ``(..., D)`` into λ ``(..., 2D)``."""
+    if mean.shape != logvar.shape:
+        raise ValueError(
+            f"mean and logvar must have one shape; got {tuple(mean.shape)} and {tuple(logvar.shape)}. "
+            "Expand the smaller one first."
+        )
+    return torch.cat([mean, logvar], dim=-1)
+
+
+def unpack(lam: Tensor) -> tuple[Tensor, Tensor]:
+    """Split λ ``(..., 2D)`` into mean and log-variance, each ``(..., D)``."""
+    if lam.dim() == 0 or lam.shape[-1] % 2:
+        raise ValueError(
+            f"lam must end in an even dimension 2D = [mean | logvar]; got shape {tuple(lam.shape)}. "
+            "Build it with pack(mean, logvar)."
+        )
+    return lam.chunk(2, dim=-1)
+
+
+def reparameterize(lam: Tensor, eps: Tensor) -> Tensor:
+    """Samples z = μ + σ ε of q(z; λ) (Kingma & Welling 2014, eq. 4).
+
+    lam ``(B, 2D)``, eps ``(S, B, D)`` standard normal; returns z ``(S, B, D)``.
+
+    >>> reparameterize(torch.zeros(1, 4), torch.ones(3, 1, 2)).shape   # λ = 0: z is ε itself
+    torch.Size([3, 1, 2])
+    """
+    mean, logvar = unpack(lam)
+    _check_samples("eps", eps, lam)
+    return mean + (0.5 * logvar).exp() * eps
+
+
+def log_prob(lam: Tensor, z: Tensor) -> Tensor:
+    """log q(z; λ) in nats.
+
+    lam ``(B, 2D)``, z ``(S, B, D)``; returns ``(S, B)``.
+    """
+    mean, logvar = unpack(lam)
+    _check_samples("z", z, lam)
+    return -0.5 * (LOG_2PI + logvar + (z - mean).square() * (-logvar).exp()).sum(-1)
+
+
+def log_prior(z: Tensor) -> Tensor:
+    """log p(z) of the standard normal in nats; z ``(..., D)``, returns ``(...)``."""
+    return -0.5 * (LOG_2PI + z.square()).sum(-1)
+
+
+def entropy(lam: Tensor) -> Tensor:
+    """Entropy of q(z; λ) in nats; lam ``(..., 2D)``, returns ``(...)``."""
+    _, logvar = unpack(lam)
+    return 0.5 * (1 + LOG_2PI + logvar).sum(-1)
+
+
+def kl(lam: Tensor, other: Tensor | None = None) -> Tensor:
+    """KL(q(z; λ) ‖ q(z; other)) in nats; the prior N(0, I) where ``other`` is left out (Kingma & Welling 2014, app.
+    B).
+
+    lam and other ``(..., 2D)``; returns ``(...)``.
+
+    >>> kl(torch.zeros(2, 6)).tolist()
+    [0.0, 0.0]
+    """
+    mean, logvar = unpack(lam)
+    if other is None:
+        return 0.5 * (mean.square() + logvar.exp() - logvar - 1).sum(-1)
+    other_mean, other_logvar = unpack(other)
+    distance = ((mean - other_mean).square() + logvar.exp()) * (-other_logvar).exp()
+    return 0.5 * (distance - logvar + other_logvar - 1).sum(-1)
+
+
+def _check_samples(name: str, samples: Tensor, lam: Tensor) -> None:
+    rows, latent = lam.shape[:-1], lam.shape[-1] // 2
+    if samples.dim() != lam.dim() + 1 or samples.shape[1:] != (*rows, latent):
+        wanted = ", ".join(str(n) for n in (*rows, latent))
+        raise ValueError(
+            f"{name} must be (S, {wanted}) to match lam {tuple(lam.shape)}; got {tuple(samples.shape)}. "
+            "The first dimension counts samples: add it with [None] where there is one."
+        )
