@@ -1,0 +1,94 @@
+"""Stochastic variational inference of local parameters: gradient descent on a stream of losses of λ.
+
+Whatever varies by step (noise, a minibatch, an annealing weight) rides in the stream, so ``[loss] * 20`` is
+deterministic descent and K noisy −ELBOs are the inner loop of a semi-amortized VAE. This module knows no model and
+no bound, and draws no noise.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Loss = Callable[[Tensor], Tensor]
+T = TypeVar("T")
+
+
+def svi(
+    losses: Iterable[Loss],
+    lam: Tensor,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    clip: float | None = None,
+    differentiable: bool = False,
+) -> Iterator[Tensor]:
+    """Yield λ₀ … λ_K, each one step of descent with momentum on the next loss (Kim et al. 2018, algorithm 1).
+
+    v ← momentum · v − ∇loss(λ),  λ ← λ + lr · v. Every row of λ is a problem of its own: rows never mix, ``clip``
+    bounds the norm of each row's gradient, and lr does not depend on the number of rows.
+
+    losses: K functions λ ``(B, P)`` ↦ ``(B,)``; lam ``(B, P)``. ``differentiable`` keeps the graph, so that a
+    gradient at λ_K reaches λ₀ and the parameters inside the losses; without it λ₁ … λ_K are constants.
+    Raises FloatingPointError when a gradient is not finite.
+
+    >>> loss = lambda lam: 0.5 * lam.square().sum(-1)
+    >>> [float(lam) for lam in svi([loss] * 3, torch.ones(1, 1), lr=0.5)]
+    [1.0, 0.5, 0.25, 0.125]
+    """
+    _check_settings(lam, lr, momentum, clip)
+    velocity = torch.zeros_like(lam)
+    yield lam
+    for step, loss in enumerate(losses):
+        gradient = _gradient(loss, lam, differentiable, step)
+        if clip is not None:
+            gradient = clip_rows(gradient, clip)
+        velocity = momentum * velocity - gradient
+        lam = (lam if differentiable else lam.detach()) + lr * velocity
+        yield lam
+
+
+def last(items: Iterable[T]) -> T:
+    """The last item of an iterable; ``last(svi(…))`` is λ_K."""
+    return deque(items, maxlen=1).pop()
+
+
+def clip_rows(gradient: Tensor, norm: float) -> Tensor:
+    """Each row g of ``(B, P)`` scaled to at most the given Euclidean norm: g · min(1, norm / ‖g‖). Differentiable."""
+    # The square root of 0 has no derivative, so the square is bounded from below, where the clip is not active.
+    length = gradient.square().sum(-1, keepdim=True).clamp_min(norm**2).sqrt()
+    return gradient * (norm / length)
+
+
+def _gradient(loss: Loss, lam: Tensor, differentiable: bool, step: int) -> Tensor:
+    with torch.enable_grad():
+        if not (differentiable and lam.requires_grad):
+            lam = lam.detach().requires_grad_()
+        values = loss(lam)
+        if values.shape != lam.shape[:1]:
+            raise ValueError(
+                f"an inner loss must return one value per row, ({len(lam)},) for lam {tuple(lam.shape)}; "
+                f"got {tuple(values.shape)}. Sum over samples and dimensions, not over rows."
+            )
+        (gradient,) = torch.autograd.grad(values.sum(), lam, create_graph=differentiable)
+    bad = ~gradient.isfinite().all(-1)
+    if bad.any():
+        rows = bad.nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"the gradient of inner step {step} must be finite; got NaN or inf in row(s) {rows[:5]} of {len(lam)}. "
+            "Lower lr, set clip, or look for NaN in the data and the parameters."
+        )
+    return gradient
+
+
+def _check_settings(lam: Tensor, lr: float, momentum: float, clip: float | None) -> None:
+    if lam.dim() != 2:
+        raise ValueError(f"lam must be (rows, parameters); got shape {tuple(lam.shape)}. Add the row with lam[None].")
+    if not lr > 0:
+        raise ValueError(f"lr must be positive; got {lr}. For no refinement pass no losses (K = 0).")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1); got {momentum}. 0 is plain gradient descent.")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be positive or None; got {clip}. None switches clipping off.")
