@@ -1,0 +1,177 @@
+"""Models p(x, z) with a standard normal prior, from one with an exact posterior to a language model with a latent
+sentence code.
+
+The protocol that `savae` needs has two methods: ``encode(x)`` gives λ ``(B, 2D)``; ``log_likelihood(x)`` gives the
+function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``, with everything that z does not touch already computed. No model
+here draws noise of its own or chooses a device.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from savae_lite.gaussian import LOG_2PI, pack
+from savae_lite.lstm import cell, lstm
+
+BOS, EOS = 0, 1  # the ids of <s> and </s> in every vocabulary (see data.Vocab)
+
+
+class LinearGaussian:
+    """x = W z + scale · noise: the model whose posterior and evidence have closed forms (Bishop 2006, eq. 2.113–2.117).
+
+    weight W ``(X, D)``, scale > 0. The posterior's covariance is diagonal when the columns of W are orthogonal; only
+    then can λ hold it.
+    """
+
+    def __init__(self, weight: Tensor, scale: float) -> None:
+        if not scale > 0:
+            raise ValueError(f"scale must be positive; got {scale}. It is the standard deviation of the noise on x.")
+        self.weight, self.scale = weight, scale
+
+    def log_likelihood(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """x ``(B, X)``; returns the function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``."""
+
+        def given(z: Tensor) -> Tensor:
+            error = (x - z @ self.weight.T) / self.scale
+            return -0.5 * (error.square() + LOG_2PI).sum(-1) - x.shape[-1] * math.log(self.scale)
+
+        return given
+
+    def encode(self, x: Tensor) -> Tensor:
+        """λ ``(B, 2D)`` of the exact posterior p(z|x). Raises ValueError where its covariance is not diagonal."""
+        precision = torch.eye(self.weight.shape[1]).to(self.weight) + self.weight.T @ self.weight / self.scale**2
+        if not torch.allclose(precision, precision.diag().diag(), atol=1e-6):
+            raise ValueError(
+                "an exact λ needs orthogonal columns of weight (a diagonal posterior covariance); "
+                "got correlated columns. Use log_evidence, or a QR decomposition of weight."
+            )
+        variance = 1 / precision.diag()
+        mean = x @ self.weight * variance / self.scale**2
+        return pack(mean, variance.log().expand_as(mean))
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        """log p(x) ``(B,)`` in nats, for any W: x is normal with covariance W Wᵀ + scale² I."""
+        covariance = self.weight @ self.weight.T + self.scale**2 * torch.eye(x.shape[-1]).to(self.weight)
+        factor = torch.linalg.cholesky(covariance)
+        white = torch.linalg.solve_triangular(factor, x.T, upper=False)
+        return -0.5 * (white.square() + LOG_2PI).sum(0) - factor.diag().log().sum()
+
+
+class LSTMVAE(nn.Module):
+    """A sentence VAE: one LSTM reads x and gives λ, another writes x with z at every step (Kim et al. 2018, §5.2).
+
+    z enters each input of the decoder, its first state h₀ and, with ``skip``, the logits (Dieng et al. 2019).
+    ``latent = 0`` is a plain language model. A batch x ``(B, T)`` holds sentences of one length, from <s> to </s>; there is no padding and no mask.
+
+    Weights start uniform in ±0.1, those that read z in ±``z_scale``: in a small decoder z needs the larger start to
+    be heard at all. ``dropout`` acts on the decoder's word embeddings and on its output states, and only where a
+    generator is passed.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        embedding: int,
+        hidden: int,
+        latent: int,
+        generator: torch.Generator,
+        skip: bool = False,
+        dropout: float = 0.0,
+        z_scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.latent, self.hidden, self.dropout = latent, hidden, dropout
+
+        def uniform(*shape: int, scale: float = 0.1) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape).uniform_(-scale, scale, generator=generator))
+
+        if latent:
+            self.read_words, self.read_bias = uniform(vocabulary, embedding), uniform(4 * hidden)
+            self.read_input, self.read_recurrent = uniform(embedding, 4 * hidden), uniform(hidden, 4 * hidden)
+            self.read_lam, self.read_lam_bias = uniform(hidden, 2 * latent), uniform(2 * latent)
+        self.words, self.bias = uniform(vocabulary, embedding), uniform(4 * hidden)
+        self.input, self.recurrent = uniform(embedding, 4 * hidden), uniform(hidden, 4 * hidden)
+        self.z_input = uniform(latent, 4 * hidden, scale=z_scale)
+        self.z_state, self.z_state_bias = uniform(latent, hidden, scale=z_scale), uniform(hidden)
+        self.output, self.output_bias = uniform(hidden, vocabulary), uniform(vocabulary)
+        self.z_output = uniform(latent if skip else 0, vocabulary, scale=z_scale)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """λ ``(B, 2D)`` from the last state of an LSTM that read the token ids x ``(B, T)``."""
+        if self.latent == 0:
+            return self.bias.new_zeros(len(x), 0)
+        gates = self.read_words[x.T] @ self.read_input + self.read_bias
+        state = lstm(gates, self.read_recurrent, gates.new_zeros(len(x), self.hidden))[-1]
+        return state @ self.read_lam + self.read_lam_bias
+
+    def log_likelihood(self, x: Tensor, *, generator: torch.Generator | None = None) -> Callable[[Tensor], Tensor]:
+        """x ``(B, T)``; returns the function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``: the sum over tokens."""
+        per_token = self.token_log_likelihood(x, generator=generator)
+        return lambda z: per_token(z).sum(-1)
+
+    def token_log_likelihood(
+        self, x: Tensor, *, generator: torch.Generator | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """The function z ``(S, B, D)`` ↦ log p(x_t | x_<t, z) ``(S, B, T − 1)``, for every token after <s>.
+
+        With a generator the dropout masks are drawn here, once, so that the function is the same each time it is
+        called.
+        """
+        self._check_tokens(x)
+        embedded = self._drop(self.words[x[:, :-1].T], generator)
+        gates = (embedded @ self.input + self.bias)[:, None]  # (T − 1, 1, B, 4H), shared by all samples and inner steps
+        mask = self._drop(gates.new_ones(len(gates), 1, len(x), self.hidden), generator)
+        targets = x[:, 1:].T[:, None]
+
+        def given(z: Tensor) -> Tensor:
+            samples, rows, _ = z.shape
+            h = (z @ self.z_state + self.z_state_bias).flatten(0, 1)
+            states = lstm((gates + z @ self.z_input).flatten(1, 2), self.recurrent, h)
+            logits = self._logits(states.unflatten(1, (samples, rows)) * mask, z)
+            loss = F.cross_entropy(logits.flatten(0, 2), targets.expand(-1, samples, -1).flatten(), reduction="none")
+            return -loss.view(-1, samples, rows).movedim(0, -1)
+
+        return given
+
+    @torch.no_grad()
+    def generate(self, z: Tensor, *, steps: int, generator: torch.Generator | None = None) -> Tensor:
+        """Sentences x ``(B, ≤ steps + 1)`` from z ``(B, D)``: sampled with a generator, the likeliest next token
+        without one.
+
+        Rows that have ended are filled with </s>.
+        """
+        x = torch.full((len(z), 1), BOS, device=z.device)
+        h, c = z @ self.z_state + self.z_state_bias, z.new_zeros(len(z), self.hidden)
+        for _ in range(steps):
+            gates = self.words[x[:, -1]] @ self.input + self.bias + z @ self.z_input
+            h, c = cell(gates, self.recurrent, h, c)
+            logits = self._logits(h, z)
+            token = (
+                logits.argmax(-1) if generator is None else logits.softmax(-1).multinomial(1, generator=generator)[:, 0]
+            )
+            x = torch.cat([x, token.where(x[:, -1] != EOS, EOS)[:, None]], dim=1)
+            if (x[:, -1] == EOS).all():
+                break
+        return x
+
+    def _logits(self, states: Tensor, z: Tensor) -> Tensor:
+        """One product for state and skip: a separate sum over the vocabulary would cost as much as the softmax."""
+        skip = z[..., : len(self.z_output)].expand(*states.shape[:-1], -1)
+        return F.linear(torch.cat([states, skip], -1), torch.cat([self.output, self.z_output]).T, self.output_bias)
+
+    def _drop(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
+        if generator is None or self.dropout == 0:
+            return values
+        kept = torch.rand(values.shape, generator=generator, device=values.device) >= self.dropout
+        return values * kept / (1 - self.dropout)
+
+    def _check_tokens(self, x: Tensor) -> None:
+        if x.dim() != 2 or x.shape[1] < 2 or x.is_floating_point():
+            raise ValueError(
+                f"x must be token ids (B, T) with T ≥ 2, from <s> to </s>; got {x.dtype} of shape {tuple(x.shape)}. "
+                "Build it with data.Vocab.encode and data.batches."
+            )
