@@ -1,0 +1,82 @@
+"""What a trained model is worth: better estimates of log p(x), and how much z says about x.
+
+Report them together: a bound without KL hides collapse, KL without mutual information hides units that carry
+nothing. All values are in nats. Nothing here trains, and noise is an argument.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from savae_lite.elbo import LogDensity, iwae
+from savae_lite.gaussian import log_prior, log_prob, unpack
+
+
+@torch.no_grad()
+def importance_weighted_nll(log_likelihood: LogDensity, lam: Tensor, eps: Tensor, *, chunk: int = 10) -> Tensor:
+    """−log (1/S) Σ_s p(x, z_s) / q(z_s; λ), an upper bound on −log p(x) that falls with S (Burda et al. 2016, eq. 8).
+
+    log_likelihood: z ``(S, B, D)`` ↦ ``(S, B)``; lam ``(B, 2D)``; eps ``(S, B, D)``; returns ``(B,)``. ``chunk``
+    samples are decoded at a time.
+    """
+    parts = eps.split(chunk)
+    bounds = [iwae(lambda z: log_likelihood(z) + log_prior(z), lam, part) + math.log(len(part)) for part in parts]
+    return math.log(len(eps)) - torch.stack(bounds).logsumexp(0)
+
+
+def perplexity(nll: float, tokens: int) -> float:
+    """exp(nll / tokens), for a total nll in nats over all sentences and the tokens that it paid for, each </s>
+    counted.
+
+    The nll of a latent variable model is its bound, divergence included: exp(reconstruction / tokens) is no
+    perplexity.
+
+    >>> round(perplexity(2 * math.log(1000), tokens=2))
+    1000
+    """
+    if tokens < 1:
+        raise ValueError(f"perplexity needs at least 1 token; got {tokens}. Count the words and one </s> a sentence.")
+    return math.exp(nll / tokens)
+
+
+def active_units(lam: Tensor, *, threshold: float = 0.01) -> int:
+    """How many dimensions of z have a posterior mean that moves with x: Var_x(μ_d) > threshold (Burda et al. 2016,
+    §4).
+
+    lam ``(N, 2D)``, one row an example, N ≥ 2.
+    """
+    _check_rows(lam)
+    mean, _ = unpack(lam)
+    return int((mean.var(0) > threshold).sum())
+
+
+@torch.no_grad()
+def mutual_information(lam: Tensor, eps: Tensor, *, chunk: int = 500) -> float:
+    """Mutual information in nats between z and which of the N rows it came from (He et al. 2019, eq. 5).
+
+    (1/N) Σ_n [log q(z_n|x_n) − log (1/N) Σ_m q(z_n|x_m)], z_n = μ_n + σ_n ε_n; lam ``(N, 2D)``, eps ``(N, D)``.
+
+    Bias: for these N rows the estimate is unbiased, but they are not the population. It can never exceed log N, it
+    is in mean below I(x; z) of the population, and it grows towards it with N. One draw of ε can land below 0 when
+    the truth is near 0.
+    """
+    _check_rows(lam)
+    mean, logvar = unpack(lam)
+    z = mean + (0.5 * logvar).exp() * eps
+    own = log_prob(lam, z[None])[0]
+    aggregate = torch.cat([_log_mixture(lam, part) for part in z.split(chunk)])
+    return float((own - aggregate).mean())
+
+
+def _log_mixture(lam: Tensor, z: Tensor) -> Tensor:
+    """log (1/N) Σ_m q(z|x_m) for rows z ``(M, D)`` and the mixture of all rows of λ ``(N, 2D)``; returns ``(M,)``."""
+    densities = log_prob(lam, z[:, None].expand(-1, len(lam), -1))
+    return densities.logsumexp(1) - math.log(len(lam))
+
+
+def _check_rows(lam: Tensor) -> None:
+    if lam.dim() != 2 or len(lam) < 2:
+        raise ValueError(
+            f"lam must be (N, 2D) with N ≥ 2 examples; got {tuple(lam.shape)}. Concatenate the λ of all batches first."
+        )
