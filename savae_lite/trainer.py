@@ -1,0 +1,187 @@
+"""Minibatch training as a generator of epochs, with validation, early stop and checkpoints that resume bit for bit.
+
+It knows no model, no bound and no schedule: the loss of a batch is a function that the caller writes.
+"""
+
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+FORMAT = "savae-lite checkpoint, version 1"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch did."""
+
+    epoch: int  # from 0
+    step: int  # optimiser steps so far
+    train: float  # mean training loss over the epoch's minibatches
+    valid: float  # what validate() returned after it; nan without validation
+    seconds: float  # training time so far, without validation
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, *, max_norm: float = 5.0) -> float:
+    """One optimiser step on a scalar loss, with the gradient's norm clipped to ``max_norm``; returns the norm before
+    clipping.
+
+    Raises FloatingPointError, before any parameter changes, when the loss or its gradient is not finite.
+    """
+    if not loss.isfinite():
+        raise FloatingPointError(
+            f"the loss must be finite; got {loss.item()}. Look for NaN in the data, or lower a rate."
+        )
+    optimizer.zero_grad()
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    if not norm.isfinite():
+        optimizer.zero_grad()
+        raise FloatingPointError(
+            f"the gradient's norm must be finite; got {norm.item()}. Lower a rate or set svi's clip."
+        )
+    optimizer.step()
+    return norm.item()
+
+
+def fit(
+    loss: Callable[[Tensor, int], Tensor],
+    batches: Callable[[], Sequence[Tensor]],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    generator: torch.Generator,
+    validate: Callable[[], float] | None = None,
+    patience: int | None = None,
+    select_from: int = 0,
+    max_norm: float = 5.0,
+    checkpoint: str | os.PathLike | None = None,
+) -> Iterator[Epoch]:
+    """Train and yield one `Epoch` after each; when the generator runs out the model holds the parameters of the best
+    one.
+
+    loss(batch, step) ↦ scalar; batches() ↦ the minibatches of one epoch; validate() ↦ a loss by which epochs are
+    compared (without it the last is the best). Their randomness must come from ``generator``, or from generators
+    made anew at each call. Epochs before ``select_from`` (a warm-up, say) cannot be the best; after ``patience``
+    epochs without a new best, training stops. With ``checkpoint`` the state is saved after every epoch and a file
+    that is already there is resumed: parameters and reports are bit for bit those of a run that was never stopped. A
+    non-finite loss raises FloatingPointError and leaves the last checkpoint as it was.
+    """
+    stateful = {"model": model, "optimizer": optimizer, "generator": generator}
+    progress = {
+        "epoch": 0,
+        "step": 0,
+        "seconds": 0.0,
+        "best": math.inf,
+        "best_epoch": select_from,
+        "best_model": _copy(model),
+    }
+    if checkpoint is not None and Path(checkpoint).exists():
+        progress = load(checkpoint, **stateful)
+    with tqdm(initial=progress["step"], unit="step") as bar:
+        while progress["epoch"] < epochs and not _impatient(progress, patience):
+            minibatches = batches()
+            bar.total = epochs * len(minibatches)
+            with _noting(progress, checkpoint):
+                report = _epoch(loss, minibatches, optimizer, max_norm, progress, validate, bar)
+            progress |= {"epoch": report.epoch + 1, "step": report.step, "seconds": report.seconds}
+            if validate is None or (report.epoch >= select_from and report.valid < progress["best"]):
+                progress |= {"best": report.valid, "best_epoch": report.epoch, "best_model": _copy(model)}
+            if checkpoint is not None:
+                save(checkpoint, progress, **stateful)
+            yield report
+    model.load_state_dict(progress["best_model"])
+
+
+def save(path: str | os.PathLike, progress: dict, **stateful) -> None:
+    """Write ``progress`` (numbers, strings, tensors) and the state of every stateful object to one file, all of it
+    or nothing.
+
+    Stateful objects have ``state_dict`` or, for generators, ``get_state``. When writing fails (a full disk) the old
+    file stays as it was.
+    """
+    path = Path(path)
+    states = {
+        name: thing.get_state() if hasattr(thing, "get_state") else thing.state_dict()
+        for name, thing in stateful.items()
+    }
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            torch.save({"format": FORMAT, "progress": progress, "states": states}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        kept = "the checkpoint before it is unharmed" if path.exists() else "there was none before it"
+        raise OSError(f"could not save {path}; {kept}. Free some space or choose another path. ({error})") from error
+
+
+def load(path: str | os.PathLike, **stateful) -> dict:
+    """Restore the stateful objects from a file written by `save` with the same names, and return its ``progress``.
+
+    Only tensors and plain values are read, never code. A truncated or foreign file raises ValueError before any object
+    is changed.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} must be a whole checkpoint of savae-lite; it is truncated or foreign. "
+            f"Delete it to start anew. ({error})"
+        ) from error
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT or saved["states"].keys() != stateful.keys():
+        raise ValueError(
+            f"{path} must be a '{FORMAT}' with states for {sorted(stateful)}; got another kind of file. "
+            "Delete it to start anew, or pass the objects it was saved with."
+        )
+    for name, thing in stateful.items():
+        (thing.set_state if hasattr(thing, "set_state") else thing.load_state_dict)(saved["states"][name])
+    return saved["progress"]
+
+
+def _epoch(loss, minibatches, optimizer, max_norm, progress, validate, bar) -> Epoch:
+    started, total = time.perf_counter(), 0.0
+    for step, batch in enumerate(minibatches, start=progress["step"]):
+        value = loss(batch, step)
+        descend(value, optimizer, max_norm=max_norm)
+        total += value.item()
+        bar.update()
+    seconds = progress["seconds"] + time.perf_counter() - started
+    valid = math.nan if validate is None else validate()
+    if validate is not None and not math.isfinite(valid):
+        raise FloatingPointError(
+            f"the validation loss must be finite; got {valid}. Lower a rate, or look for NaN in the data."
+        )
+    bar.set_postfix(train=f"{total / len(minibatches):.2f}", valid=f"{valid:.2f}")
+    return Epoch(progress["epoch"], progress["step"] + len(minibatches), total / len(minibatches), valid, seconds)
+
+
+@contextmanager
+def _noting(progress: dict, checkpoint: str | os.PathLike | None) -> Iterator[None]:
+    """Say in a FloatingPointError where training stood and what is left of it."""
+    try:
+        yield
+    except FloatingPointError as error:
+        kept = "No checkpoint was asked for." if checkpoint is None else f"The last good checkpoint is {checkpoint}."
+        error.add_note(f"Training stopped in epoch {progress['epoch']}. {kept}")
+        raise
+
+
+def _impatient(progress: dict, patience: int | None) -> bool:
+    return patience is not None and progress["epoch"] - progress["best_epoch"] > patience
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
