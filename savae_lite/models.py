@@ -64,7 +64,8 @@ class LSTMVAE(nn.Module):
     """A sentence VAE: one LSTM reads x and gives λ, another writes x with z at every step (Kim et al. 2018, §5.2).
 
     z enters each input of the decoder, its first state h₀ and, with ``skip``, the logits (Dieng et al. 2019).
-    ``latent = 0`` is a plain language model. A batch x ``(B, T)`` holds sentences of one length, from <s> to </s>; there is no padding and no mask.
+    ``latent = 0`` is a plain language model. A batch x ``(B, T)`` holds sentences of one length, from <s> to </s>; there
+    is no padding and no mask.
 
     Weights start uniform in ±0.1, those that read z in ±``z_scale``: in a small decoder z needs the larger start to
     be heard at all. ``dropout`` acts on the decoder's word embeddings and on its output states, and only where a
@@ -84,6 +85,8 @@ class LSTMVAE(nn.Module):
         z_scale: float = 0.1,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1); got {dropout}. It is the share of values set to zero.")
         self.latent, self.hidden, self.dropout = latent, hidden, dropout
 
         def uniform(*shape: int, scale: float = 0.1) -> nn.Parameter:
@@ -102,6 +105,7 @@ class LSTMVAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """λ ``(B, 2D)`` from the last state of an LSTM that read the token ids x ``(B, T)``."""
+        self._check_tokens(x)
         if self.latent == 0:
             return self.bias.new_zeros(len(x), 0)
         gates = self.read_words[x.T] @ self.read_input + self.read_bias
@@ -128,6 +132,7 @@ class LSTMVAE(nn.Module):
         targets = x[:, 1:].T[:, None]
 
         def given(z: Tensor) -> Tensor:
+            self._check_codes(z, "S", len(x))
             samples, rows, _ = z.shape
             h = (z @ self.z_state + self.z_state_bias).flatten(0, 1)
             states = lstm((gates + z @ self.z_input).flatten(1, 2), self.recurrent, h)
@@ -144,6 +149,7 @@ class LSTMVAE(nn.Module):
 
         Rows that have ended are filled with </s>.
         """
+        self._check_codes(z, len(z))
         x = torch.full((len(z), 1), BOS, device=z.device)
         h, c = z @ self.z_state + self.z_state_bias, z.new_zeros(len(z), self.hidden)
         for _ in range(steps):
@@ -175,3 +181,15 @@ class LSTMVAE(nn.Module):
                 f"x must be token ids (B, T) with T ≥ 2, from <s> to </s>; got {x.dtype} of shape {tuple(x.shape)}. "
                 "Build it with data.Vocab.encode and data.batches."
             )
+        low, high = x.aminmax()
+        if low < 0 or high >= len(self.words):
+            raise ValueError(
+                f"token ids must lie in 0 … {len(self.words) - 1}; got {low} … {high}. "
+                "Encode with the vocabulary that the model was made for."
+            )
+
+    def _check_codes(self, z: Tensor, *sizes: int | str) -> None:
+        wanted = (*sizes, self.latent)
+        if z.dim() != len(wanted) or any(n != m for n, m in zip(z.shape, wanted, strict=True) if m != "S"):
+            shape = ", ".join(map(str, wanted))
+            raise ValueError(f"z must be ({shape}) for this model and batch; got {tuple(z.shape)}. S counts samples.")

@@ -1,7 +1,7 @@
 """What a chapter builds, as Python: the cells of a notebook that carry a tag, run in order.
 
-Tests compare these definitions with the library's, and recorded runs use them, so a long run is of the very code that the reader saw.
-Reads trusted notebooks only: their cells are executed.
+Tests compare these definitions with the library's, and recorded runs use them, so a long run is of the very code
+that the reader saw. Reads trusted notebooks only: their cells are executed.
 """
 
 import json

@@ -58,7 +58,8 @@ def plot_curves(curves: Mapping[str, Sequence[float]], *, ax: Axes | None = None
 def plot_bound_against_kl(rows: Sequence[Mapping], *, ax: Axes | None = None) -> Axes:
     """One mark a trained model: how much it says through z against how well it bounds −log p(x).
 
-    rows: mappings with ``method`` (a key of `STYLES`), ``kl`` and ``bound`` in nats a sentence. Lower is better, further right says more.
+    rows: mappings with ``method`` (a key of `STYLES`), ``kl`` and ``bound`` in nats a sentence. Lower is better,
+    further right says more.
     """
     ax = ax or plt.subplots()[1]
     for name, (colour, marker) in STYLES.items():

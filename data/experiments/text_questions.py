@@ -2,6 +2,7 @@
 
     python data/experiments/text_questions.py rates            # which inner rate? judged on the validation part
     python data/experiments/text_questions.py seeds 0 1 2 3 4  # every method, at equal epochs and to convergence
+    python data/experiments/text_questions.py picture          # the README's picture of the recorded rows
 
 Rows go to data/results one by one; a row that is already there is not made again, so an interrupted run continues.
 """
@@ -10,7 +11,10 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
 from savae_lite.notebook import built
+from savae_lite.plots import plot_bound_against_kl
 from savae_lite.records import append, provenance, rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -25,7 +29,12 @@ def rates(chapter, command):
     for name, rate in product(REFINING, (0.1, 0.3, 1.0)):
         if (name, rate) not in done:
             model, history = chapter.train(name, seed=0, rate=rate)
-            row = {"method": name, "rate": rate, "seed": 0, "valid": chapter.bound(name, model, chapter.valid_set, rate)}
+            row = {
+                "method": name,
+                "rate": rate,
+                "seed": 0,
+                "valid": chapter.bound(name, model, chapter.valid_set, rate),
+            }
             append(path, row | {"seconds": history[-1].seconds} | provenance(command))
 
 
@@ -43,8 +52,24 @@ def seeds(chapter, command, numbers):
             append(path, row | provenance(command))
 
 
-if __name__ == "__main__":
-    what, *numbers = sys.argv[1:]
+def picture():
+    """Bound against KL at equal epochs, as the chapter opens with it."""
+    equal = [row for row in rows(RESULTS / "text_questions.jsonl") if row["budget"] == "equal"]
+    figure, ax = plt.subplots(figsize=(6.4, 4))
+    plot_bound_against_kl(equal, ax=ax)
+    figure.savefig(
+        ROOT / "book" / "_static" / "text_questions.png", dpi=120, bbox_inches="tight", metadata={"Software": None}
+    )
+
+
+def main(what, *numbers):
+    """Do one of the three things that the head of this file names."""
+    command = f"python data/experiments/text_questions.py {' '.join([what, *numbers])}"
+    if what == "picture":
+        return picture()
     chapter = built(ROOT / "chapters" / "09_text.ipynb")
-    command = f"python data/experiments/text_questions.py {' '.join(sys.argv[1:])}"
-    rates(chapter, command) if what == "rates" else seeds(chapter, command, [int(n) for n in numbers])
+    return rates(chapter, command) if what == "rates" else seeds(chapter, command, [int(n) for n in numbers])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
