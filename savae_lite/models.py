@@ -64,8 +64,8 @@ class LSTMVAE(nn.Module):
     """A sentence VAE: one LSTM reads x and gives λ, another writes x with z at every step (Kim et al. 2018, §5.2).
 
     z enters each input of the decoder, its first state h₀ and, with ``skip``, the logits (Dieng et al. 2019).
-    ``latent = 0`` is a plain language model. A batch x ``(B, T)`` holds sentences of one length, from <s> to </s>; there
-    is no padding and no mask.
+    ``latent = 0`` is a plain language model. A batch x ``(B, T)`` holds sentences of one length, from <s> to </s>;
+    there is no padding and no mask.
 
     Weights start uniform in ±0.1, those that read z in ±``z_scale``: in a small decoder z needs the larger start to
     be heard at all. ``dropout`` acts on the decoder's word embeddings and on its output states, and only where a

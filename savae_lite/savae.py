@@ -71,9 +71,9 @@ def savae_loss(
     """−ELBO(λ_K) after K = len(eps) − 1 steps of SVI on −ELBO, per row, in nats (Kim et al. 2018, algorithm 1).
 
     x ``(B, …)`` as the model wants it; eps ``(K + 1, S, B, D)``: noise of K refining losses and of one scoring
-    loss. K = 0 is the VAE. lr, momentum and clip are `svi`'s; ``start`` gives λ₀; ``teach`` adds what the
-    encoder alone learns from when the steps are not differentiated. A generator switches the model's dropout on, with one mask for all steps. Returns
-    ``(B,)``: average it over rows before ``backward``.
+    loss. K = 0 is the VAE. lr, momentum and clip are `svi`'s; ``start`` gives λ₀; ``teach`` adds what the encoder
+    alone learns from when the steps are not differentiated. A generator switches the model's dropout on, with one mask
+    for all steps. Returns ``(B,)``: average it over rows before ``backward``.
     """
     _check_noise(eps, x)
     log_likelihood = model.log_likelihood(x) if generator is None else model.log_likelihood(x, generator=generator)
