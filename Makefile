@@ -28,7 +28,7 @@ book: $(BUILT) ## run every chapter and build the pages
 test: $(BUILT) ## test the library, every chapter and the built book
 	@echo "Testing the library, the chapters and the built book"
 	@$(PY) -m savae_lite.corpora
-	@$(PY) -m pytest tests savae_lite chapters --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+	@$(PY) -m pytest tests savae_lite chapters --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
 lab: $(READY) ## open the chapters in JupyterLab
 	@$(PY) -m savae_lite.corpora

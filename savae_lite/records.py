@@ -27,9 +27,11 @@ def provenance(command: str) -> dict[str, str | int]:
 
 
 def append(path: str | Path, row: dict) -> None:
-    """Add one row to a record file, which is made where it does not exist."""
+    """Add one flat row to a record file, which is made where it does not exist."""
+    path = Path(path)
+    cut_short = path.exists() and not path.read_bytes().endswith(b"\n")
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write("\n" * cut_short + json.dumps(row) + "\n")
 
 
 def rows(path: str | Path) -> list[dict]:
