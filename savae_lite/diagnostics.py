@@ -48,7 +48,8 @@ def active_units(lam: Tensor, *, threshold: float = 0.01) -> int:
     """
     _check_rows(lam)
     mean, _ = unpack(lam)
-    return int((mean.var(0) > threshold).sum())
+    variance = (mean - mean.mean(0)).square().sum(0) / (len(mean) - 1)  # torch.var warns where D = 0
+    return int((variance > threshold).sum())
 
 
 @torch.no_grad()
