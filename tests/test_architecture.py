@@ -15,7 +15,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 FLOORS = [
     {"gaussian", "svi", "schedules", "lstm", "data", "grammar", "trainer", "records", "notebook"},
     {"elbo", "models", "plots", "corpora"},
-    {"savae", "diagnostics", "widgets"},
+    {"savae", "diagnostics", "exact", "widgets"},
 ]
 LEAVES = {"matplotlib": "plots", "ipywidgets": "widgets"}
 
