@@ -75,7 +75,7 @@ def exact_elbo(table: Table, lam: Tensor) -> Tensor:
 def best_in_family(table: Table, *, steps: int = 300, lr: float = 0.05) -> Tensor:
     """λ ``(B, 2D)`` of the diagonal Gaussian with the greatest ELBO, by Adam from three starts.
 
-    The best end is kept for each row. The starts are the posterior's moments, its highest point with small variance, and
+    The best end is kept for each row. Starts are the posterior's moments, its highest point with small variance, and
     the prior.
     """
     mean, logvar = unpack(moments(table))
