@@ -64,6 +64,11 @@ def mutual_information(lam: Tensor, eps: Tensor, *, chunk: int = 500) -> float:
     """
     _check_rows(lam)
     mean, logvar = unpack(lam)
+    if eps.shape != mean.shape:
+        raise ValueError(
+            f"eps must be (N, D) = {tuple(mean.shape)} to match lam {tuple(lam.shape)}; got {tuple(eps.shape)}. "
+            "Draw one standard normal vector a row."
+        )
     z = mean + (0.5 * logvar).exp() * eps
     own = log_prob(lam, z[None])[0]
     aggregate = torch.cat([_log_mixture(lam, part) for part in z.split(chunk)])

@@ -78,6 +78,10 @@ def kl(lam: Tensor, other: Tensor | None = None) -> Tensor:
     mean, logvar = unpack(lam)
     if other is None:
         return 0.5 * (mean.square() + logvar.exp() - logvar - 1).sum(-1)
+    if other.shape != lam.shape:
+        raise ValueError(
+            f"other must have the shape of lam, {tuple(lam.shape)}; got {tuple(other.shape)}. Expand it first."
+        )
     other_mean, other_logvar = unpack(other)
     distance = ((mean - other_mean).square() + logvar.exp()) * (-other_logvar).exp()
     return 0.5 * (distance - logvar + other_logvar - 1).sum(-1)
@@ -85,9 +89,9 @@ def kl(lam: Tensor, other: Tensor | None = None) -> Tensor:
 
 def _check_samples(name: str, samples: Tensor, lam: Tensor) -> None:
     rows, latent = lam.shape[:-1], lam.shape[-1] // 2
-    if samples.dim() != lam.dim() + 1 or samples.shape[1:] != (*rows, latent):
+    if samples.dim() != lam.dim() + 1 or samples.shape[1:] != (*rows, latent) or len(samples) < 1:
         wanted = ", ".join(str(n) for n in (*rows, latent))
         raise ValueError(
-            f"{name} must be (S, {wanted}) to match lam {tuple(lam.shape)}; got {tuple(samples.shape)}. "
+            f"{name} must be (S, {wanted}), S ≥ 1, to match lam {tuple(lam.shape)}; got {tuple(samples.shape)}. "
             "The first dimension counts samples: add it with [None] where there is one."
         )

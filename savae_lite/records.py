@@ -4,6 +4,7 @@ A record file holds one JSON object a line, so a run that was interrupted is con
 computes a result.
 """
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -37,8 +38,7 @@ def append(path: str | Path, row: dict) -> None:
 def rows(path: str | Path) -> list[dict]:
     """All rows of a record file; none where there is no file. A line cut short by an interruption is left out."""
     path = Path(path)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    return _parse(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def recorded(name: str) -> list[dict]:
@@ -53,7 +53,15 @@ def recorded(name: str) -> list[dict]:
         raise FileNotFoundError(
             f"name must be one of {known}; got {name!r}. They are made by the scripts in data/experiments."
         )
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return _parse(path.read_text(encoding="utf-8"))
+
+
+def _parse(text: str) -> list[dict]:
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def _commit() -> str:

@@ -24,7 +24,7 @@ def linear(start: float, stop: float, steps: int) -> Schedule:
     >>> [round(beta(step), 2) for step in (0, 1, 9, 100)]
     [0.1, 0.2, 1.0, 1.0]
     """
-    _check_steps(steps)
+    _check_at_least_one("steps", steps)
     return lambda step: start + (stop - start) * min(step / steps, 1.0)
 
 
@@ -38,12 +38,12 @@ def cyclical(period: int, *, ramp: float = 0.5) -> Schedule:
     >>> [beta(step) for step in (0, 2, 5, 9, 10, 12)]
     [0.0, 0.4, 1.0, 1.0, 0.0, 0.4]
     """
-    _check_steps(period)
+    _check_at_least_one("period", period)
     if not 0 < ramp <= 1:
         raise ValueError(f"ramp must lie in (0, 1]; got {ramp}. It is the part of a period spent rising.")
     return lambda step: min((step % period) / (ramp * period), 1.0)
 
 
-def _check_steps(steps: int) -> None:
+def _check_at_least_one(name: str, steps: int) -> None:
     if steps < 1:
-        raise ValueError(f"a schedule needs at least 1 step; got {steps}. For no ramp use constant(value).")
+        raise ValueError(f"{name} must be at least 1; got {steps}. For no ramp use constant(value).")

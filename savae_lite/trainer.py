@@ -77,6 +77,11 @@ def fit(
     that is already there is resumed: parameters and reports are bit for bit those of a run that was never stopped. A
     non-finite loss raises FloatingPointError and leaves the last checkpoint as it was.
     """
+    if validate is not None and select_from >= epochs:
+        raise ValueError(
+            f"select_from must be below epochs = {epochs}, or no epoch can be the best; got {select_from}. "
+            "Train longer, or shorten the warm-up."
+        )
     stateful = {"model": model, "optimizer": optimizer, "generator": generator}
     progress = {
         "epoch": 0,
@@ -111,10 +116,7 @@ def save(path: str | os.PathLike, progress: dict, **stateful) -> None:
     file stays as it was.
     """
     path = Path(path)
-    states = {
-        name: thing.get_state() if hasattr(thing, "get_state") else thing.state_dict()
-        for name, thing in stateful.items()
-    }
+    states = {name: _state(thing) for name, thing in stateful.items()}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
@@ -123,32 +125,56 @@ def save(path: str | os.PathLike, progress: dict, **stateful) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
         kept = "the checkpoint before it is unharmed" if path.exists() else "there was none before it"
         raise OSError(f"could not save {path}; {kept}. Free some space or choose another path. ({error})") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike, **stateful) -> dict:
     """Restore the stateful objects from a file written by `save` with the same names, and return its ``progress``.
 
-    Only tensors and plain values are read, never code. A truncated or foreign file raises ValueError before any object
-    is changed.
+    Only tensors and plain values are read, never code. A truncated or foreign file, and one of other objects or of a
+    model of other sizes, raises ValueError before any object is changed.
     """
+    saved = _read(Path(path))
+    states = saved["states"]
+    mine = {name: _state(thing) for name, thing in stateful.items()}
+    unlike = [name for name in mine.keys() | states.keys() if _sizes(mine.get(name)) != _sizes(states.get(name))]
+    if unlike:
+        raise ValueError(
+            f"{path} must hold states of {sorted(mine)} in their sizes; it holds {sorted(states)}, and differs in "
+            f"{sorted(unlike)}. Pass the objects it was saved with, or another path to start anew."
+        )
+    for name, thing in stateful.items():
+        (thing.set_state if hasattr(thing, "set_state") else thing.load_state_dict)(states[name])
+    return saved["progress"]
+
+
+def _read(path: Path) -> dict:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{path} must be a whole checkpoint of savae-lite; it is truncated or foreign. "
             f"Delete it to start anew. ({error})"
         ) from error
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT or saved["states"].keys() != stateful.keys():
-        raise ValueError(
-            f"{path} must be a '{FORMAT}' with states for {sorted(stateful)}; got another kind of file. "
-            "Delete it to start anew, or pass the objects it was saved with."
-        )
-    for name, thing in stateful.items():
-        (thing.set_state if hasattr(thing, "set_state") else thing.load_state_dict)(saved["states"][name])
-    return saved["progress"]
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        raise ValueError(f"{path} must be a '{FORMAT}'; got another kind of file. Delete it to start anew.")
+    return saved
+
+
+def _state(thing) -> dict | Tensor:
+    return thing.get_state() if hasattr(thing, "get_state") else thing.state_dict()
+
+
+def _sizes(state: dict | Tensor | None) -> object:
+    """What must agree for a state to fit: the names in it and the shapes of its tensors."""
+    if isinstance(state, dict):
+        return {name: getattr(value, "shape", None) for name, value in state.items()}
+    return getattr(state, "shape", None)
 
 
 def _epoch(loss, minibatches, optimizer, max_norm, progress, validate, bar) -> Epoch:
