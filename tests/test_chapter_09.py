@@ -74,7 +74,7 @@ def test_perplexity(chapter):
 def test_recorded_run_is_whole_and_says_where_it_comes_from(chapter):
     seen = {(row["method"], row["budget"], row["seed"]) for row in recorded("text_questions")}
     wanted = {(name, "equal", seed) for name in chapter.STEPS for seed in range(5)}
-    wanted |= {(name, "converged", seed) for name in ("LM", "VAE", "SA-VAE") for seed in range(5)}
+    wanted |= {(name, "converged", seed) for name in ("LM", "VAE", "VAE+SVI", "SA-VAE") for seed in range(5)}
     assert seen == wanted
     for row in recorded("text_questions") + recorded("text_questions_rates"):
         assert {"command", "commit", "device", "threads", "python", "torch", "seconds", "seed"} <= row.keys()

@@ -21,6 +21,7 @@ from savae_lite.records import append, provenance, rows
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "data" / "results"
 REFINING = ("SVI", "VAE+SVI", "VAE+SVI+KL", "SA-VAE")
+CONVERGED = ("LM", "VAE", "VAE+SVI", "SA-VAE")
 
 
 def rates(chapter, command, numbers):
@@ -38,7 +39,7 @@ def seeds(chapter, command, numbers):
     """One row a method, seed and budget: the chapter's epochs, or as many as still improve the validation bound."""
     path = RESULTS / "text_questions.jsonl"
     budgets = {"equal": dict(), "converged": dict(epochs=100, patience=5)}
-    wanted = [(name, "equal") for name in chapter.STEPS] + [(name, "converged") for name in ("LM", "VAE", "SA-VAE")]
+    wanted = [(name, "equal") for name in chapter.STEPS] + [(name, "converged") for name in CONVERGED]
     for seed, (name, budget) in product(numbers, wanted):
         row = {"method": name, "seed": seed, "budget": budget}
         if not any(row.items() <= known.items() for known in rows(path)):
