@@ -93,7 +93,8 @@ def fit(
     }
     if checkpoint is not None and Path(checkpoint).exists():
         progress = load(checkpoint, **stateful)
-    with tqdm(initial=progress["step"], unit="step") as bar:
+    silent = bool(os.environ.get("TQDM_DISABLE"))  # the bar in notebooks does not look for it itself
+    with tqdm(initial=progress["step"], unit="step", disable=silent) as bar:
         while progress["epoch"] < epochs and not _impatient(progress, patience):
             minibatches = batches()
             bar.total = epochs * len(minibatches)
