@@ -64,6 +64,9 @@ class Vocab:
         """
         if size <= len(cls.MARKERS):
             raise ValueError(f"size must be at least 4 (three markers and one word); got {size}. Raise size.")
+        sentences = list(sentences)
+        if any(isinstance(sentence, str) for sentence in sentences):
+            raise TypeError("sentences must be lists of words; got text. Use tokenize(text) on each first.")
         counts = Counter(word for sentence in sentences for word in sentence)
         for word in (*cls.MARKERS, "_UNK"):
             counts.pop(word, None)
@@ -78,10 +81,14 @@ class Vocab:
 
         Raises ValueError where no word is in the vocabulary: such a sentence carries nothing to model.
         """
+        if isinstance(words, str):
+            raise TypeError(
+                f"a sentence must be a list of words; got the text {words[:40]!r}. Use tokenize(text) first."
+            )
         ids = [self._ids.get(word, self.UNK) for word in words]
         if all(i == self.UNK for i in ids):
             raise ValueError(
-                f"a sentence must have at least one word of the vocabulary; got {' '.join(words)!r}. "
+                f"a sentence must have at least one word of the vocabulary; got {' '.join(words)[:80]!r}. "
                 "Reword it, or build a larger vocabulary."
             )
         return torch.tensor([self.BOS, *ids, self.EOS])
@@ -92,6 +99,10 @@ class Vocab:
         for i in torch.as_tensor(ids).tolist():
             if i == self.EOS:
                 break
+            if not 0 <= i < len(self.words):
+                raise ValueError(
+                    f"ids must lie in 0 … {len(self.words) - 1}; got {i}. Decode with the model's vocabulary."
+                )
             if i != self.BOS:
                 words.append(self.words[i])
         return words

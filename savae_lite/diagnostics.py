@@ -5,6 +5,7 @@ nothing. All values are in nats. Nothing here trains, and noise is an argument.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,9 +21,15 @@ def importance_weighted_nll(log_likelihood: LogDensity, lam: Tensor, eps: Tensor
     log_likelihood: z ``(S, B, D)`` ↦ ``(S, B)``; lam ``(B, 2D)``; eps ``(S, B, D)``; returns ``(B,)``. ``chunk``
     samples are decoded at a time.
     """
-    parts = eps.split(chunk)
-    bounds = [iwae(lambda z: log_likelihood(z) + log_prior(z), lam, part) + math.log(len(part)) for part in parts]
+    joint = partial(_log_joint, log_likelihood)
+    bounds = [iwae(joint, lam, part) + math.log(len(part)) for part in eps.split(chunk)]
     return math.log(len(eps)) - torch.stack(bounds).logsumexp(0)
+
+
+def _log_joint(log_likelihood: LogDensity, z: Tensor) -> Tensor:
+    values = log_likelihood(z)
+    # A wrong shape must not be broadcast by the sum; `iwae` refuses it.
+    return values + log_prior(z) if values.shape == z.shape[:2] else values
 
 
 def perplexity(nll: float, tokens: int) -> float:
@@ -47,6 +54,8 @@ def active_units(lam: Tensor, *, threshold: float = 0.01) -> int:
     lam ``(N, 2D)``, one row an example, N ≥ 2.
     """
     _check_rows(lam)
+    if not lam.isfinite().all():
+        raise ValueError("lam must be finite; got NaN or inf. Look for the batch in which inference diverged.")
     mean, _ = unpack(lam)
     variance = (mean - mean.mean(0)).square().sum(0) / (len(mean) - 1)  # torch.var warns where D = 0
     return int((variance > threshold).sum())

@@ -41,13 +41,15 @@ def tabulate(
     log_likelihood: z ``(S, B, D)`` ↦ ``(S, B)``, B = ``rows``, D = ``latent`` = 1 or 2; ``chunk`` points are evaluated
     at a time. Warns where the grid is too coarse or too narrow for a posterior, and says what it needs.
     """
+    if points < 3 or not half_width > 0:
+        raise ValueError(f"a grid needs points ≥ 3 and half_width > 0; got {points} and {half_width}. Try 81 and 5.")
     if latent not in (1, 2):
         raise ValueError(
             f"quadrature needs z of 1 or 2 dimensions; got {latent}. Use diagnostics.importance_weighted_nll."
         )
     axis = torch.linspace(-half_width, half_width, points, dtype=dtype)
     z = torch.cartesian_prod(*[axis] * latent).view(-1, latent)
-    values = [log_likelihood(part[:, None].expand(-1, rows, -1)) for part in z.split(chunk)]
+    values = [_values(log_likelihood, part[:, None].expand(-1, rows, -1)) for part in z.split(chunk)]
     spacing = 2 * half_width / (points - 1)
     table = Table(z, torch.cat(values) + log_prior(z)[:, None] + latent * math.log(spacing), spacing)
     _warn_where_the_grid_fails(table, half_width, points)
@@ -63,7 +65,8 @@ def moments(table: Table) -> Tensor:
     """λ ``(B, 2D)`` with the mean and variances of the exact posterior; not the best λ unless the posterior is a q."""
     weights = table.log_joint.softmax(0)  # (M, B)
     mean = weights.T @ table.z
-    return pack(mean, (weights.T @ table.z.square() - mean.square()).log())
+    deviation = (table.z[:, None] - mean).square()  # (M, B, D)
+    return pack(mean, (weights[..., None] * deviation).sum(0).log())
 
 
 def exact_elbo(table: Table, lam: Tensor) -> Tensor:
@@ -97,6 +100,16 @@ def gaps(table: Table, lam: Tensor, best: Tensor | None = None) -> tuple[Tensor,
     return log_evidence(table) - ceiling, ceiling - exact_elbo(table, lam)
 
 
+def _values(log_likelihood: LogDensity, z: Tensor) -> Tensor:
+    values = log_likelihood(z)
+    if values.shape != z.shape[:2] or not values.isfinite().all():
+        raise ValueError(
+            f"the log-likelihood must be finite, one value per sample and row, {tuple(z.shape[:2])}; "
+            f"got {tuple(values.shape)}{'' if values.isfinite().all() else ' with NaN or inf'}. Look at rows and data."
+        )
+    return values
+
+
 def _ascend(table: Table, lam: Tensor, steps: int, lr: float) -> Tensor:
     lam = lam.clone().requires_grad_()
     optimizer = torch.optim.Adam([lam], lr=lr)
@@ -114,6 +127,8 @@ def _warn_where_the_grid_fails(table: Table, half_width: float, points: int) -> 
     _, logvar = unpack(moments(table))
     narrowest = (0.5 * logvar.min()).exp().item()
     if narrowest < table.spacing:
+        # On a grid this coarse the deviation is itself a guess; where all mass sits in one cell it is 0.
+        narrowest = max(narrowest, table.spacing / 10)
         needed = math.ceil(2 * half_width / narrowest) + 1
         warnings.warn(
             f"the grid must be finer than the narrowest posterior, of standard deviation {narrowest:.3g}; got a "

@@ -48,8 +48,8 @@ def recorded(name: str) -> list[dict]:
     """
     folder = files("savae_lite.recorded")
     path = folder / f"{name}.jsonl"
-    if not path.is_file():
-        known = sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".jsonl"))
+    known = sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".jsonl"))
+    if name not in known:
         raise FileNotFoundError(
             f"name must be one of {known}; got {name!r}. They are made by the scripts in data/experiments."
         )

@@ -76,6 +76,11 @@ def savae_loss(
     for all steps. Returns ``(B,)``: average it over rows before ``backward``.
     """
     _check_noise(eps, x)
+    if len(eps) > 1 and not differentiable and teach is None and start is from_encoder:
+        raise ValueError(
+            f"a VAE takes noise for its one scoring step; got {len(eps)} steps, and nothing would teach the encoder. "
+            "Pass eps[-1:], or a ``teach``, or differentiable=True."
+        )
     log_likelihood = model.log_likelihood(x) if generator is None else model.log_likelihood(x, generator=generator)
     *inner, outer = (partial(nelbo, log_likelihood, eps=e, beta=beta) for e in eps)
     lam_0 = start(model, x)

@@ -5,6 +5,7 @@ deterministic descent and K noisy −ELBOs are the inner loop of a semi-amortize
 no bound, and draws no noise.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -39,6 +40,8 @@ def svi(
     [1.0, 0.5, 0.25, 0.125]
     """
     _check_settings(lam, lr, momentum, clip)
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("svi needs gradients; got torch.inference_mode(). Use torch.no_grad() around it instead.")
     velocity = torch.zeros_like(lam)
     yield lam
     for step, loss in enumerate(losses):
@@ -57,9 +60,12 @@ def last(items: Iterable[T]) -> T:
 
 def clip_rows(gradient: Tensor, norm: float) -> Tensor:
     """Each row g of ``(B, P)`` scaled to at most the given Euclidean norm: g · min(1, norm / ‖g‖). Differentiable."""
-    # The square root of 0 has no derivative, so the square is bounded from below, where the clip is not active.
-    length = gradient.square().sum(-1, keepdim=True).clamp_min(norm**2).sqrt()
-    return gradient * (norm / length)
+    # In units of ``norm`` and of the largest entry no square overflows. The square root of 0 has no derivative, so the
+    # sum of squares is bounded from below, where the clip is not active.
+    scaled = gradient / norm
+    largest = scaled.detach().abs().amax(-1, keepdim=True).clamp_min(1.0)
+    length = (scaled / largest).square().sum(-1, keepdim=True).clamp_min(largest**-2).sqrt() * largest
+    return gradient / length
 
 
 def _gradient(loss: Loss, lam: Tensor, differentiable: bool, step: int) -> Tensor:
@@ -86,9 +92,9 @@ def _gradient(loss: Loss, lam: Tensor, differentiable: bool, step: int) -> Tenso
 def _check_settings(lam: Tensor, lr: float, momentum: float, clip: float | None) -> None:
     if lam.dim() != 2:
         raise ValueError(f"lam must be (rows, parameters); got shape {tuple(lam.shape)}. Add the row with lam[None].")
-    if not lr > 0:
-        raise ValueError(f"lr must be positive; got {lr}. For no refinement pass no losses (K = 0).")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr must be positive and finite; got {lr}. For no refinement pass no losses (K = 0).")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1); got {momentum}. 0 is plain gradient descent.")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip must be positive or None; got {clip}. None switches clipping off.")
+    if clip is not None and not 0 < clip < math.inf:
+        raise ValueError(f"clip must be positive and finite, or None; got {clip}. None switches clipping off.")

@@ -1,11 +1,10 @@
-"""Minibatch training as a generator of epochs, with validation, early stop and checkpoints that resume bit for bit.
+"""Minibatch training as a generator of epochs, with validation, early stop, and resumption that is exact bit for bit.
 
 It knows no model, no bound and no schedule: the loss of a batch is a function that the caller writes.
 """
 
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-FORMAT = "savae-lite checkpoint, version 1"
+from savae_lite.checkpoint import load, save
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,13 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, *, max_norm: float =
 
     Raises FloatingPointError, before any parameter changes, when the loss or its gradient is not finite.
     """
+    if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
+        raise ValueError(
+            f"the loss must be a scalar tensor that depends on the parameters; got {loss!r}. "
+            "Average over rows with .mean(), and do not detach."
+        )
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be positive; got {max_norm}. math.inf switches clipping off.")
     if not loss.isfinite():
         raise FloatingPointError(
             f"the loss must be finite; got {loss.item()}. Look for NaN in the data, or lower a rate."
@@ -77,6 +83,7 @@ def fit(
     that is already there is resumed: parameters and reports are bit for bit those of a run that was never stopped. A
     non-finite loss raises FloatingPointError and leaves the last checkpoint as it was.
     """
+    _check_before_training(model, optimizer, checkpoint)
     if validate is not None and select_from >= epochs:
         raise ValueError(
             f"select_from must be below epochs = {epochs}, or no epoch can be the best; got {select_from}. "
@@ -96,12 +103,13 @@ def fit(
     silent = bool(os.environ.get("TQDM_DISABLE"))  # the bar in notebooks does not look for it itself
     with tqdm(initial=progress["step"], unit="step", disable=silent) as bar:
         while progress["epoch"] < epochs and not _impatient(progress, patience):
-            minibatches = batches()
+            minibatches = list(batches())
             bar.total = epochs * len(minibatches)
             with _noting(progress, checkpoint):
                 report = _epoch(loss, minibatches, optimizer, max_norm, progress, validate, bar)
             progress |= {"epoch": report.epoch + 1, "step": report.step, "seconds": report.seconds}
-            if validate is None or (report.epoch >= select_from and report.valid < progress["best"]):
+            # "not ≥" and not "<": a run that began without validation has nan for its best
+            if validate is None or (report.epoch >= select_from and not report.valid >= progress["best"]):
                 progress |= {"best": report.valid, "best_epoch": report.epoch, "best_model": _copy(model)}
             if checkpoint is not None:
                 save(checkpoint, progress, **stateful)
@@ -109,76 +117,17 @@ def fit(
     model.load_state_dict(progress["best_model"])
 
 
-def save(path: str | os.PathLike, progress: dict, **stateful) -> None:
-    """Write ``progress`` (numbers, strings, tensors) and the state of every stateful object to one file, all of it
-    or nothing.
-
-    Stateful objects have ``state_dict`` or, for generators, ``get_state``. When writing fails (a full disk) the old
-    file stays as it was.
-    """
-    path = Path(path)
-    states = {name: _state(thing) for name, thing in stateful.items()}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            torch.save({"format": FORMAT, "progress": progress, "states": states}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        kept = "the checkpoint before it is unharmed" if path.exists() else "there was none before it"
-        raise OSError(f"could not save {path}; {kept}. Free some space or choose another path. ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def load(path: str | os.PathLike, **stateful) -> dict:
-    """Restore the stateful objects from a file written by `save` with the same names, and return its ``progress``.
-
-    Only tensors and plain values are read, never code. A truncated or foreign file, and one of other objects or of a
-    model of other sizes, raises ValueError before any object is changed.
-    """
-    saved = _read(Path(path))
-    states = saved["states"]
-    mine = {name: _state(thing) for name, thing in stateful.items()}
-    unlike = [name for name in mine.keys() | states.keys() if _sizes(mine.get(name)) != _sizes(states.get(name))]
-    if unlike:
-        raise ValueError(
-            f"{path} must hold states of {sorted(mine)} in their sizes; it holds {sorted(states)}, and differs in "
-            f"{sorted(unlike)}. Pass the objects it was saved with, or another path to start anew."
-        )
-    for name, thing in stateful.items():
-        (thing.set_state if hasattr(thing, "set_state") else thing.load_state_dict)(states[name])
-    return saved["progress"]
-
-
-def _read(path: Path) -> dict:
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{path} must be a whole checkpoint of savae-lite; it is truncated or foreign. "
-            f"Delete it to start anew. ({error})"
-        ) from error
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-        raise ValueError(f"{path} must be a '{FORMAT}'; got another kind of file. Delete it to start anew.")
-    return saved
-
-
-def _state(thing) -> dict | Tensor:
-    return thing.get_state() if hasattr(thing, "get_state") else thing.state_dict()
-
-
-def _sizes(state: dict | Tensor | None) -> object:
-    """What must agree for a state to fit: the names in it and the shapes of its tensors."""
-    if isinstance(state, dict):
-        return {name: getattr(value, "shape", None) for name, value in state.items()}
-    return getattr(state, "shape", None)
+def _check_before_training(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint) -> None:
+    mine = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError("the optimizer must hold parameters of the model; got none. Make it after the model.")
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of the checkpoint must exist; {checkpoint} has none. Make it first.")
 
 
 def _epoch(loss, minibatches, optimizer, max_norm, progress, validate, bar) -> Epoch:
+    if not minibatches:
+        raise ValueError("batches() must return at least one minibatch an epoch; got none. Look at the training data.")
     started, total = time.perf_counter(), 0.0
     for step, batch in enumerate(minibatches, start=progress["step"]):
         value = loss(batch, step)
@@ -186,7 +135,7 @@ def _epoch(loss, minibatches, optimizer, max_norm, progress, validate, bar) -> E
         total += value.item()
         bar.update()
     seconds = progress["seconds"] + time.perf_counter() - started
-    valid = math.nan if validate is None else validate()
+    valid = math.nan if validate is None else float(validate())
     if validate is not None and not math.isfinite(valid):
         raise FloatingPointError(
             f"the validation loss must be finite; got {valid}. Lower a rate, or look for NaN in the data."
@@ -201,7 +150,8 @@ def _noting(progress: dict, checkpoint: str | os.PathLike | None) -> Iterator[No
     try:
         yield
     except FloatingPointError as error:
-        kept = "No checkpoint was asked for." if checkpoint is None else f"The last good checkpoint is {checkpoint}."
+        there = checkpoint is not None and Path(checkpoint).exists()
+        kept = f"The last good checkpoint is {checkpoint}; it keeps its rates." if there else "There is no checkpoint."
         error.add_note(f"Training stopped in epoch {progress['epoch']}. {kept}")
         raise
 

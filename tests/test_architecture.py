@@ -13,8 +13,8 @@ MODULES = {path.stem: path for path in sorted((ROOT / "savae_lite").glob("*.py")
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 FLOORS = [
-    {"gaussian", "svi", "schedules", "lstm", "data", "grammar", "trainer", "records", "notebook"},
-    {"elbo", "models", "plots", "corpora"},
+    {"gaussian", "svi", "schedules", "lstm", "data", "grammar", "checkpoint", "records", "notebook"},
+    {"elbo", "models", "plots", "corpora", "trainer"},
     {"savae", "diagnostics", "exact", "widgets"},
 ]
 LEAVES = {"matplotlib": "plots", "ipywidgets": "widgets"}

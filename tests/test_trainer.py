@@ -1,4 +1,4 @@
-"""savae_lite.trainer: stopping and resuming changes no bit, and what fails leaves everything as it was."""
+"""Training and checkpoints: stopping and resuming changes no bit, and what fails leaves all as it was."""
 
 import errno
 import pickle
@@ -14,7 +14,8 @@ from cases import generator, noise
 from torch import nn
 from torch.testing import assert_close
 
-from savae_lite.trainer import Epoch, descend, fit, load, save
+from savae_lite.checkpoint import load, save
+from savae_lite.trainer import Epoch, descend, fit
 
 DATA = noise(24, 3, seed=1)
 TARGET = (DATA @ noise(3, 1, seed=2)).tanh()
