@@ -156,15 +156,15 @@ def fetch() -> Path:
     call this at the same time. Raises RuntimeError where there is neither a right file nor a way to get one.
     """
     path = cache_dir() / WHEEL
-    path.parent.mkdir(parents=True, exist_ok=True)
-    attempts = 2
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RuntimeError(f"the cache must be a folder; {path.parent} is none. Set SAVAE_LITE_CACHE.") from error
     if _is_right(path):
         return path
-    attempts = 2
-    if path.exists():
+    if damaged := path.exists():
         _set_aside(path, path)
-        attempts = 1
-    for _ in range(attempts):
+    for _ in range(1 if damaged else 2):
         if _is_right(path) or _download(path):  # right already where another process was faster
             return path
     raise RuntimeError(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from savae_lite.checkpoint import load, save
+from savae_lite.corpora import fetch
 from savae_lite.data import Vocab
 from savae_lite.diagnostics import active_units, importance_weighted_nll
 from savae_lite.exact import tabulate
@@ -17,7 +18,6 @@ from savae_lite.records import recorded
 from savae_lite.savae import draw_noise, infer
 from savae_lite.svi import clip_rows, last, svi
 from savae_lite.trainer import descend, fit
-
 
 ADAM = partial(torch.optim.Adam, lr=0.1)
 
@@ -204,6 +204,13 @@ def test_text_is_not_taken_for_a_list_of_words():
 def test_ids_outside_the_vocabulary_are_not_decoded(ids):
     with pytest.raises(ValueError, match="ids must lie in 0 …"):
         Vocab.build([["the", "cat"]], 20).decode(ids)
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("not a folder", encoding="utf-8")
+    monkeypatch.setenv("SAVAE_LITE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RuntimeError, match="the cache must be a folder"):
+        fetch()
 
 
 def test_a_record_is_found_by_name_only(tmp_path):
