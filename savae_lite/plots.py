@@ -44,12 +44,12 @@ class Picture:
         return {"text/html": page, "image/png": data, "text/plain": f"{self.caption} [{self.alt}]"}
 
 
-def plot_curves(curves: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
-    """One line a method over epochs 1, 2, …; the keys of ``curves`` name methods of `STYLES`."""
+def plot_curves(curves: Mapping[str, Sequence[float]], *, first: int = 1, ax: Axes | None = None) -> Axes:
+    """One line a method over epochs or steps ``first``, first + 1, …; the keys of ``curves`` name methods of `STYLES`."""
     ax = ax or plt.subplots()[1]
     for name, values in curves.items():
         colour, marker = STYLES[name]
-        ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, markersize=5, label=name)
+        ax.plot(range(first, first + len(values)), values, color=colour, marker=marker, markersize=5, label=name)
     ax.set_xlabel("epoch")
     ax.legend(frameon=False)
     return ax
@@ -66,7 +66,7 @@ def plot_bound_against_kl(rows: Sequence[Mapping], *, ax: Axes | None = None) ->
         mine = [row for row in rows if row["method"] == name]
         if mine:
             x, y = [row["kl"] for row in mine], [row["bound"] for row in mine]
-            ax.scatter(x, y, color=colour, marker=marker, s=70, alpha=0.8, label=name)
+            ax.scatter(x, y, color=colour, marker=marker, s=70, alpha=0.6, label=name)
     ax.set_xlabel("KL from posterior to prior (nats a sentence)")
     ax.set_ylabel("bound on −log p(x) (nats a sentence)")
     ax.legend(frameon=False)
