@@ -45,7 +45,7 @@ class Picture:
 
 
 def plot_curves(curves: Mapping[str, Sequence[float]], *, first: int = 1, ax: Axes | None = None) -> Axes:
-    """One line a method over epochs or steps ``first``, first + 1, …; the keys of ``curves`` name methods of `STYLES`."""
+    """One line a method over epochs or steps ``first``, first + 1, …; the keys of ``curves`` are those of `STYLES`."""
     ax = ax or plt.subplots()[1]
     for name, values in curves.items():
         colour, marker = STYLES[name]

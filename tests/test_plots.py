@@ -17,6 +17,11 @@ def no_figure_is_left_open():
     plt.close("all")
 
 
+def test_curves_count_from_where_they_are_told():
+    ax = plot_curves({"LM": [3.0, 2.0]}, first=0)
+    assert ax.get_lines()[0].get_xdata().tolist() == [0, 1]
+
+
 def test_curves_hold_the_values_over_epochs_from_one():
     ax = plot_curves({"VAE": [3.0, 2.0, 1.5], "SA-VAE": [2.5, 2.0, 1.0]})
     assert [line.get_label() for line in ax.get_lines()] == ["VAE", "SA-VAE"]
