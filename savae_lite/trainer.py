@@ -73,15 +73,15 @@ def fit(
     max_norm: float = 5.0,
     checkpoint: str | os.PathLike | None = None,
 ) -> Iterator[Epoch]:
-    """Train and yield one `Epoch` after each; when the generator runs out the model holds the parameters of the best
-    one.
+    """Train and yield one `Epoch` after each; in the end the model holds the parameters of the best one.
 
     loss(batch, step) ↦ scalar; batches() ↦ the minibatches of one epoch; validate() ↦ a loss by which epochs are
     compared (without it the last is the best). Their randomness must come from ``generator``, or from generators
     made anew at each call. Epochs before ``select_from`` (a warm-up, say) cannot be the best; after ``patience``
     epochs without a new best, training stops. With ``checkpoint`` the state is saved after every epoch and a file
-    that is already there is resumed: parameters and reports are bit for bit those of a run that was never stopped. A
-    non-finite loss raises FloatingPointError and leaves the last checkpoint as it was.
+    that is already there is resumed: parameters and reports are bit for bit those of a run that was never stopped.
+    That includes the optimiser's rates: those in the file win over those of the optimiser passed. A non-finite loss
+    raises FloatingPointError and leaves the last checkpoint as it was.
     """
     _check_before_training(model, optimizer, checkpoint)
     if validate is not None and select_from >= epochs:
