@@ -95,6 +95,13 @@ def test_other_parameter_groups_are_refused_before_anything_changes(tmp_path):
     assert torch.equal(model.weight, before)
 
 
+def test_the_rates_of_the_checkpoint_win(tmp_path):
+    run(tmp_path / "c")
+    model, optimizer, generator = parts(partial(torch.optim.Adam, lr=1e-4))
+    load(tmp_path / "c", model=model, optimizer=optimizer, generator=generator)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
 def test_a_folder_is_not_called_a_broken_checkpoint(tmp_path):
     with pytest.raises(IsADirectoryError):
         run(tmp_path)
