@@ -35,11 +35,13 @@ def tabulate(
     points: int = 81,
     chunk: int = 1000,
     dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
 ) -> Table:
     """Tabulate a model with a standard normal prior on [−half_width, half_width]^D, ``points`` a dimension.
 
     log_likelihood: z ``(S, B, D)`` ↦ ``(S, B)``, B = ``rows``, D = ``latent`` = 1 or 2; ``chunk`` points are evaluated
-    at a time. Warns where the grid is too coarse or too narrow for a posterior, and says what it needs.
+    at a time, in ``dtype`` on ``device``: the model's. Warns where the grid is too coarse or too narrow for a
+    posterior, and says what it needs.
     """
     if points < 3 or not half_width > 0:
         raise ValueError(f"a grid needs points ≥ 3 and half_width > 0; got {points} and {half_width}. Try 81 and 5.")
@@ -47,7 +49,7 @@ def tabulate(
         raise ValueError(
             f"quadrature needs z of 1 or 2 dimensions; got {latent}. Use diagnostics.importance_weighted_nll."
         )
-    axis = torch.linspace(-half_width, half_width, points, dtype=dtype)
+    axis = torch.linspace(-half_width, half_width, points, dtype=dtype, device=device)
     z = torch.cartesian_prod(*[axis] * latent).view(-1, latent)
     values = [_values(log_likelihood, part[:, None].expand(-1, rows, -1)) for part in z.split(chunk)]
     spacing = 2 * half_width / (points - 1)
@@ -70,9 +72,18 @@ def moments(table: Table) -> Tensor:
 
 
 def exact_elbo(table: Table, lam: Tensor) -> Tensor:
-    """ELBO of q(z; λ) ``(B,)`` in nats, without sampling: Σ q (log p(x, z) − log q) over cells; differentiable in λ."""
-    log_q = log_prob(lam, table.z[:, None].expand(-1, len(lam), -1)).log_softmax(0)
-    return (log_q.exp() * (table.log_joint - log_q)).sum(0)
+    """ELBO of q(z; λ) ``(B,)`` in nats, without sampling: Σ q (log p(x, z) − log q) over cells; differentiable in λ.
+
+    A diagonal q is a product, on the grid too, so its masses are found one dimension at a time.
+    """
+    latent = table.z.shape[1]
+    points = round(len(table.z) ** (1 / latent))
+    axis = table.z[:points, -1]
+    masses = [log_prob(part, axis[:, None, None].expand(-1, len(lam), 1)).log_softmax(0) for part in _each_unit(lam)]
+    expected = table.log_joint.view(*[points] * latent, -1)
+    for log_q in masses:
+        expected = (log_q.exp().view(-1, *[1] * (expected.dim() - 2), len(lam)) * expected).sum(0)
+    return expected - sum((log_q.exp() * log_q).sum(0) for log_q in masses)
 
 
 def best_in_family(table: Table, *, steps: int = 300, lr: float = 0.05) -> Tensor:
@@ -98,6 +109,11 @@ def gaps(table: Table, lam: Tensor, best: Tensor | None = None) -> tuple[Tensor,
     best = best_in_family(table) if best is None else best
     ceiling = exact_elbo(table, best)
     return log_evidence(table) - ceiling, ceiling - exact_elbo(table, lam)
+
+
+def _each_unit(lam: Tensor) -> list[Tensor]:
+    """λ ``(B, 2)`` of every dimension of z by itself."""
+    return [pack(mean, logvar) for mean, logvar in zip(*(part.split(1, -1) for part in unpack(lam)), strict=True)]
 
 
 def _values(log_likelihood: LogDensity, z: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ weights is left to the caller: it does not depend on the state, so it is compute
 and shared by all inner steps of SVI.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def cell(gates: Tensor, recurrent: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,3 +34,35 @@ def lstm(gates: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
         h, c = cell(now, recurrent, h, c)
         states.append(h)
     return torch.stack(states)
+
+
+class LSTMEncoder(nn.Module):
+    """Token ids x ``(B, T)`` ↦ λ ``(B, 2D)``: an affine map of the last state of an LSTM that read them (Kim et al.
+    2018, §5.2).
+
+    Weights start uniform in ±``scale``. Ids are not checked here: the model whose tokens they are knows its vocabulary.
+    """
+
+    def __init__(
+        self, vocabulary: int, *, embedding: int, hidden: int, latent: int, generator: torch.Generator, scale=0.1
+    ) -> None:
+        super().__init__()
+        uniform = uniform_parameters(scale, generator)
+        self.words, self.bias = uniform(vocabulary, embedding), uniform(4 * hidden)
+        self.input, self.recurrent = uniform(embedding, 4 * hidden), uniform(hidden, 4 * hidden)
+        self.output, self.output_bias = uniform(hidden, 2 * latent), uniform(2 * latent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """λ ``(B, 2D)`` of token ids x ``(B, T)``."""
+        gates = self.words[x.T] @ self.input + self.bias
+        state = lstm(gates, self.recurrent, gates.new_zeros(len(x), len(self.recurrent)))[-1]
+        return state @ self.output + self.output_bias
+
+
+def uniform_parameters(scale: float, generator: torch.Generator) -> Callable[..., nn.Parameter]:
+    """A function from a shape to a parameter drawn uniformly from ±``scale``."""
+
+    def uniform(*shape: int, scale: float = scale) -> nn.Parameter:
+        return nn.Parameter(torch.empty(shape).uniform_(-scale, scale, generator=generator))
+
+    return uniform

@@ -1,5 +1,5 @@
-"""Models p(x, z) with a standard normal prior, from one with an exact posterior to a language model with a latent
-sentence code.
+"""Models p(x, z) with a standard normal prior: one with an exact posterior, one with known parameters whose posterior
+takes quadrature, and a language model with a latent sentence code.
 
 The protocol that `savae` needs has two methods: ``encode(x)`` gives λ ``(B, 2D)``; ``log_likelihood(x)`` gives the
 function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``, with everything that z does not touch already computed. No model
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from savae_lite.gaussian import LOG_2PI, pack
-from savae_lite.lstm import cell, lstm
+from savae_lite.lstm import LSTMEncoder, cell, lstm, uniform_parameters
 
 BOS, EOS = 0, 1  # the ids of <s> and </s> in every vocabulary (see data.Vocab)
 
@@ -60,6 +60,70 @@ class LinearGaussian:
         return -0.5 * (white.square() + LOG_2PI).sum(0) - factor.diag().log().sum()
 
 
+class LSTMOracle(nn.Module):
+    """Short sequences whose generative model is known: z ~ N(0, I) in two dimensions steers an LSTM (Kim et al. 2018,
+    §5.1).
+
+    A state h_t that has read the tokens before x_t gives logits h_t A + z W + b. With ``layer`` > 0 a tanh layer of so
+    many units comes between, and posteriors are not log-concave. The defaults are the paper's sizes. Weights are
+    uniform in ±1, those that read z in ±``z_scale``, and frozen. There is no encoder here.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int = 1000,
+        *,
+        length: int = 5,
+        embedding: int = 100,
+        hidden: int = 100,
+        layer: int = 0,
+        z_scale: float = 5.0,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        uniform = uniform_parameters(1.0, generator)
+        self.length, self.latent, width = length, 2, layer or vocabulary
+        self.words, self.bias = uniform(vocabulary + 1, embedding), uniform(4 * hidden)  # the last word is the start
+        self.input, self.recurrent = uniform(embedding, 4 * hidden), uniform(hidden, 4 * hidden)
+        self.output, self.output_bias = uniform(hidden, width), uniform(width)
+        self.z_output = uniform(self.latent, width, scale=z_scale)
+        self.top = uniform(layer, vocabulary, scale=2.0) if layer else None
+        self.requires_grad_(False)
+
+    def log_likelihood(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """x ``(B, T)``; returns the function z ``(S, B, 2)`` ↦ log p(x|z) ``(S, B)``."""
+        _check_tokens(x, len(self.words) - 1, shortest=1)
+        start = x.new_full((len(x), 1), len(self.words) - 1)
+        base = self._base(torch.cat([start, x[:, :-1]], 1))[:, None]
+        targets = x.T[:, None, :, None]  # (T, 1, B, 1)
+
+        def given(z: Tensor) -> Tensor:
+            _check_codes(z, "S", len(x), self.latent)
+            logits = self._logits(base, z)  # (T, S, B, V)
+            return (logits.gather(-1, targets.expand(-1, len(z), -1, 1)).squeeze(-1) - logits.logsumexp(-1)).sum(0)
+
+        return given
+
+    @torch.no_grad()
+    def sample(self, rows: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw z ``(rows, 2)`` from the prior and sequences x ``(rows, length)`` from p(x|z); returns (x, z)."""
+        z = torch.randn(rows, self.latent, generator=generator, device=generator.device).to(self.output)
+        x = torch.full((rows, 1), len(self.words) - 1, device=generator.device)
+        for _ in range(self.length):
+            probabilities = self._logits(self._base(x)[-1], z).softmax(-1)
+            x = torch.cat([x, probabilities.multinomial(1, generator=generator)], 1)
+        return x[:, 1:], z
+
+    def _base(self, x: Tensor) -> Tensor:
+        gates = self.words[x.T] @ self.input + self.bias
+        states = lstm(gates, self.recurrent, gates.new_zeros(len(x), len(self.recurrent)))
+        return states @ self.output + self.output_bias
+
+    def _logits(self, base: Tensor, z: Tensor) -> Tensor:
+        logits = base + z @ self.z_output
+        return logits if self.top is None else logits.tanh() @ self.top
+
+
 class LSTMVAE(nn.Module):
     """A sentence VAE: one LSTM reads x and gives λ, another writes x with z at every step (Kim et al. 2018, §5.2).
 
@@ -89,13 +153,9 @@ class LSTMVAE(nn.Module):
             raise ValueError(f"dropout must lie in [0, 1); got {dropout}. It is the share of values set to zero.")
         self.latent, self.hidden, self.dropout = latent, hidden, dropout
 
-        def uniform(*shape: int, scale: float = 0.1) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape).uniform_(-scale, scale, generator=generator))
-
-        if latent:
-            self.read_words, self.read_bias = uniform(vocabulary, embedding), uniform(4 * hidden)
-            self.read_input, self.read_recurrent = uniform(embedding, 4 * hidden), uniform(hidden, 4 * hidden)
-            self.read_lam, self.read_lam_bias = uniform(hidden, 2 * latent), uniform(2 * latent)
+        uniform = uniform_parameters(0.1, generator)
+        sizes = dict(embedding=embedding, hidden=hidden, latent=latent)
+        self.encoder = LSTMEncoder(vocabulary, **sizes, generator=generator) if latent else None
         self.words, self.bias = uniform(vocabulary, embedding), uniform(4 * hidden)
         self.input, self.recurrent = uniform(embedding, 4 * hidden), uniform(hidden, 4 * hidden)
         self.z_input = uniform(latent, 4 * hidden, scale=z_scale)
@@ -105,15 +165,11 @@ class LSTMVAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """λ ``(B, 2D)`` from the last state of an LSTM that read the token ids x ``(B, T)``."""
-        self._check_tokens(x)
-        if self.latent == 0:
-            return self.bias.new_zeros(len(x), 0)
-        gates = self.read_words[x.T] @ self.read_input + self.read_bias
-        state = lstm(gates, self.read_recurrent, gates.new_zeros(len(x), self.hidden))[-1]
-        return state @ self.read_lam + self.read_lam_bias
+        _check_tokens(x, len(self.words))
+        return self.encoder(x) if self.latent else self.bias.new_zeros(len(x), 0)
 
     def log_likelihood(self, x: Tensor, *, generator: torch.Generator | None = None) -> Callable[[Tensor], Tensor]:
-        """x ``(B, T)``; returns the function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``: the sum over tokens."""
+        """The function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``, the sum over the tokens of x ``(B, T)``."""
         per_token = self.token_log_likelihood(x, generator=generator)
         return lambda z: per_token(z).sum(-1)
 
@@ -125,14 +181,14 @@ class LSTMVAE(nn.Module):
         With a generator the dropout masks are drawn here, once, so that the function is the same each time it is
         called.
         """
-        self._check_tokens(x)
+        _check_tokens(x, len(self.words))
         embedded = self._drop(self.words[x[:, :-1].T], generator)
         gates = (embedded @ self.input + self.bias)[:, None]  # (T − 1, 1, B, 4H), shared by all samples and inner steps
         mask = self._drop(gates.new_ones(len(gates), 1, len(x), self.hidden), generator)
         targets = x[:, 1:].T[:, None]
 
         def given(z: Tensor) -> Tensor:
-            self._check_codes(z, "S", len(x))
+            _check_codes(z, "S", len(x), self.latent)
             samples, rows, _ = z.shape
             h = (z @ self.z_state + self.z_state_bias).flatten(0, 1)
             states = lstm((gates + z @ self.z_input).flatten(1, 2), self.recurrent, h)
@@ -149,16 +205,15 @@ class LSTMVAE(nn.Module):
 
         Rows that have ended are filled with </s>.
         """
-        self._check_codes(z, len(z))
+        _check_codes(z, len(z), self.latent)
         x = torch.full((len(z), 1), BOS, device=z.device)
         h, c = z @ self.z_state + self.z_state_bias, z.new_zeros(len(z), self.hidden)
         for _ in range(steps):
             gates = self.words[x[:, -1]] @ self.input + self.bias + z @ self.z_input
             h, c = cell(gates, self.recurrent, h, c)
             logits = self._logits(h, z)
-            token = (
-                logits.argmax(-1) if generator is None else logits.softmax(-1).multinomial(1, generator=generator)[:, 0]
-            )
+            drawn = logits.softmax(-1).multinomial(1, generator=generator)[:, 0] if generator else None
+            token = logits.argmax(-1) if drawn is None else drawn
             x = torch.cat([x, token.where(x[:, -1] != EOS, EOS)[:, None]], dim=1)
             if (x[:, -1] == EOS).all():
                 break
@@ -175,21 +230,20 @@ class LSTMVAE(nn.Module):
         kept = torch.rand(values.shape, generator=generator, device=values.device) >= self.dropout
         return values * kept / (1 - self.dropout)
 
-    def _check_tokens(self, x: Tensor) -> None:
-        if x.dim() != 2 or len(x) < 1 or x.shape[1] < 2 or x.dtype != torch.int64:
-            raise ValueError(
-                "x must be int64 token ids (B, T) with B ≥ 1, T ≥ 2, from <s> to </s>; "
-                f"got {x.dtype} of shape {tuple(x.shape)}. Build it with data.Vocab.encode and data.batches."
-            )
-        low, high = x.aminmax()
-        if low < 0 or high >= len(self.words):
-            raise ValueError(
-                f"token ids must lie in 0 … {len(self.words) - 1}; got {low} … {high}. "
-                "Encode with the vocabulary that the model was made for."
-            )
 
-    def _check_codes(self, z: Tensor, *sizes: int | str) -> None:
-        wanted = (*sizes, self.latent)
-        if z.dim() != len(wanted) or any(n != m for n, m in zip(z.shape, wanted, strict=True) if m != "S"):
-            shape = ", ".join(map(str, wanted))
-            raise ValueError(f"z must be ({shape}) for this model and batch; got {tuple(z.shape)}. S counts samples.")
+def _check_tokens(x: Tensor, vocabulary: int, *, shortest: int = 2) -> None:
+    if x.dim() != 2 or len(x) < 1 or x.shape[1] < shortest or x.dtype != torch.int64:
+        raise ValueError(
+            f"x must be int64 token ids (B, T) with B ≥ 1, T ≥ {shortest}, of one length and without padding; "
+            f"got {x.dtype} of shape {tuple(x.shape)}. Build sentences with data.Vocab.encode and data.batches."
+        )
+    low, high = x.aminmax()
+    if low < 0 or high >= vocabulary:
+        remedy = "Encode with the vocabulary that the model was made for."
+        raise ValueError(f"token ids must lie in 0 … {vocabulary - 1}; got {low} … {high}. {remedy}")
+
+
+def _check_codes(z: Tensor, *wanted: int | str) -> None:
+    if z.dim() != len(wanted) or any(n != m for n, m in zip(z.shape, wanted, strict=True) if m != "S"):
+        shape = ", ".join(map(str, wanted))
+        raise ValueError(f"z must be ({shape}) for this model and batch; got {tuple(z.shape)}. S counts samples.")

@@ -64,11 +64,8 @@ def sentences(rows=3, length=5, vocabulary=5, seed=13):
     return x
 
 
-ENCODER = ("read_words", "read_bias", "read_input", "read_recurrent", "read_lam", "read_lam_bias")
-
-
 def halves(model):
     """The encoder's and the decoder's parameters, each by name."""
     named = dict(model.named_parameters())
-    encoder = {name: named.pop(name) for name in ENCODER}
+    encoder = {name: named.pop(name) for name in list(named) if name.startswith("encoder.")}
     return encoder, named

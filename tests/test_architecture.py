@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = {path.stem: path for path in sorted((ROOT / "savae_lite").glob("*.py")) if path.stem != "__init__"}
+PACKAGE = ROOT / "savae_lite"
+MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"}
+MODULES |= {".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+            for path in sorted(PACKAGE.glob("exercises/*.py"))}  # fmt: skip
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 FLOORS = [
-    {"gaussian", "svi", "schedules", "lstm", "data", "grammar", "checkpoint", "records", "notebook"},
+    {"gaussian", "svi", "schedules", "lstm", "data", "grammar", "checkpoint", "records", "notebook", "exercises"},
     {"elbo", "models", "plots", "corpora", "trainer"},
     {"savae", "diagnostics", "exact", "widgets"},
+    {name for name in MODULES if name.startswith("exercises.")},
 ]
 LEAVES = {"matplotlib": "plots", "ipywidgets": "widgets"}
 

@@ -73,10 +73,12 @@ def step(gates, h, c):
 def read(model, sentence):
     """λ of one sentence, a token at a time."""
     p = dict(model.named_parameters())
-    h = c = torch.zeros(p["read_recurrent"].shape[0], dtype=torch.float64)
+    h = c = torch.zeros(p["encoder.recurrent"].shape[0], dtype=torch.float64)
     for token in sentence:
-        h, c = step(p["read_words"][token] @ p["read_input"] + p["read_bias"] + h @ p["read_recurrent"], h, c)
-    return h @ p["read_lam"] + p["read_lam_bias"]
+        h, c = step(
+            p["encoder.words"][token] @ p["encoder.input"] + p["encoder.bias"] + h @ p["encoder.recurrent"], h, c
+        )
+    return h @ p["encoder.output"] + p["encoder.output_bias"]
 
 
 def conditionals(model, prefix, z, *, skip):

@@ -13,7 +13,7 @@ def test_the_code_runs_and_the_gradient_reaches_the_encoder():
     names = {}
     exec(re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1), names)
     assert names["loss"].item() == pytest.approx(12 * 7, rel=0.5)  # some log 1000 nats for each of 11 words
-    assert torch.count_nonzero(names["model"].read_lam.grad)
+    assert torch.count_nonzero(names["model"].encoder.output.grad)
 
 
 def test_the_first_lines_name_the_two_commands():
