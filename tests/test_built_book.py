@@ -36,6 +36,11 @@ def test_title(page):
 
 
 @every_page
+def test_page_is_light_enough_for_a_telephone(page):
+    assert built(page).stat().st_size <= 1_500_000
+
+
+@every_page
 def test_sidebar_lists_every_page_in_order(page):
     here = os.path.dirname(page)
     links = [link["href"] for link in read(page).select("nav.bd-links a.reference.internal")]

@@ -1,12 +1,15 @@
 """Figures draw what they are given, describe themselves, and never show or leave a figure open."""
 
 import base64
+import io
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from PIL import Image
 
-from savae_lite.plots import STYLES, Picture, plot_bound_against_kl, plot_curves
+from savae_lite.plots import DPI, STYLES, Picture, closing_figures, plot_bound_against_kl, plot_curves
 
 matplotlib.use("Agg")
 
@@ -69,3 +72,54 @@ def test_picture_needs_an_alt_text():
     figure, _ = plt.subplots()
     with pytest.raises(ValueError, match="alt must say in words"):
         Picture(figure, caption="c", alt=" ")
+
+
+def test_picture_holds_the_whole_canvas_unless_cropped():
+    sizes = {}
+    for crop in (False, True):
+        figure = plt.figure(figsize=(4, 3))
+        figure.text(0.5, 0.5, "small")
+        sizes[crop] = Picture(figure, caption="c", alt="a", crop=crop).size
+    assert sizes[False] == (4 * DPI, 3 * DPI)
+    assert sizes[True][0] < 2 * DPI and sizes[True][1] < DPI
+
+
+@pytest.fixture
+def painting():
+    """A filled contour with lines and text of many colours, 6.4 × 4 inches."""
+    figure, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    x, y = np.meshgrid(np.linspace(-3, 3, 60), np.linspace(-3, 3, 60))
+    ax.contourf(x, y, np.exp(-(x**2) - y**2 / 2 + x * y / 2), levels=20)
+    for colour, marker in STYLES.values():
+        ax.plot([-2, -1, 0], np.random.default_rng(ord(marker)).normal(size=3), color=colour, marker=marker)
+    ax.set_xlabel("mean λ₁")
+    return figure
+
+
+def test_picture_is_small_and_looks_as_drawn(painting):
+    drawn = io.BytesIO()
+    painting.savefig(drawn, format="png", dpi=DPI)
+    picture = Picture(painting, caption="c", alt="a", crop=False)
+    shown = Image.open(io.BytesIO(picture.png))
+    difference = np.abs(np.asarray(shown.convert("RGB"), int) - np.asarray(Image.open(drawn).convert("RGB"), int))
+    assert difference.max() <= 32  # an edge's blend, of 255
+    assert (difference.max(-1) > 8).mean() < 0.01
+    assert 5_000 < len(picture.png) < 25_000
+    assert len(picture.png) < 0.5 * len(drawn.getvalue())
+    assert "Software" not in shown.info
+
+
+def test_picture_closes_a_figure_that_cannot_be_drawn():
+    figure, ax = plt.subplots()
+    ax.set_xlabel("$\\nothing$")
+    with pytest.raises(ValueError, match="nothing"):
+        Picture(figure, caption="c", alt="a")
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_figures_opened_inside_are_closed_and_no_other():
+    kept = plt.figure()
+    with pytest.raises(ZeroDivisionError), closing_figures():
+        plt.figure()
+        plt.figure(1 / 0)
+    assert plt.get_fignums() == [kept.number]

@@ -1,4 +1,4 @@
-"""Exercises of chapter 1: the posterior of a linear-Gaussian model, and an evidence from a grid."""
+"""Exercises of chapter 1: the posterior of a linear-Gaussian model, and moments from a table."""
 
 import math
 
@@ -55,47 +55,51 @@ posterior = Exercise(right, models, [no_prior, deviation, precision, mean_withou
 
 
 def tables():
-    """log p(x, z) on two grids ``(M, 2)``, and the size of a cell."""
-    axis = torch.linspace(-4, 4, 41, dtype=torch.float64)
-    curves = torch.stack([-0.5 * (axis - shift).square() / width - 3 for shift, width in ((0.5, 0.4), (-1.0, 0.9))], 1)
-    return [(curves, 0.2), (curves[::2], 0.4)]
+    """Grid points ``(M, D)`` and log p(x, z) ``(M, B)`` on them, of one and of two dimensions."""
+    axis = torch.linspace(-4, 4, 41, dtype=torch.float64)[:, None]
+    plane = torch.cartesian_prod(axis[:, 0], axis[:, 0])
+    centres = torch.tensor([[0.5, -1.0], [-0.3, 0.8], [1.0, 0.2]], dtype=torch.float64)
+    curved = -(plane[:, None] - centres).square().sum(-1) - 0.3 * plane.prod(1, keepdim=True) - 2
+    return [(axis, -0.5 * (axis - 0.5).square() / 0.4 - 3), (plane, curved)]
 
 
-def integral(log_joint, cell):
-    """log p(x) ``(B,)``."""
-    return log_joint.logsumexp(0) + math.log(cell)
+def table_moments(z, log_joint):
+    """Mean and variance ``(B, D)`` of p(z|x)."""
+    weights = log_joint.softmax(0)
+    mean = weights.T @ z
+    return mean, weights.T @ z.square() - mean.square()
 
 
-def no_cell(log_joint, cell):
-    """a sum over cells becomes an integral only when it is multiplied by the size of a cell."""
-    return log_joint.logsumexp(0)
+def not_normalised(z, log_joint):
+    """the weights of the grid points must add up to 1 for each x: log_joint.softmax(0)."""
+    weights = log_joint.exp()
+    mean = weights.T @ z
+    return mean, weights.T @ z.square() - mean.square()
 
 
-def mean_of_cells(log_joint, cell):
-    """you take the mean over the grid where the sum belongs."""
-    return integral(log_joint, cell) - math.log(len(log_joint))
+def second_moment(z, log_joint):
+    """this is the mean of z²; the variance subtracts the square of the mean."""
+    return table_moments(z, log_joint)[0], log_joint.softmax(0).T @ z.square()
 
 
-def sum_of_logs(log_joint, cell):
-    """the logarithm of a sum is not the sum of logarithms: add probabilities, not their logarithms."""
-    return log_joint.sum(0) + math.log(cell)
+def deviation_of_table(z, log_joint):
+    """you return the standard deviation; the variance is asked for."""
+    mean, variance = table_moments(z, log_joint)
+    return mean, variance.sqrt()
 
 
-def no_log(log_joint, cell):
-    """this is p(x); its logarithm is asked for."""
-    return integral(log_joint, cell).exp()
+def normalised_over_rows(z, log_joint):
+    """each column of the table is a posterior of its own: normalise over the grid, dimension 0, and not over rows."""
+    weights = log_joint.softmax(1)
+    mean = weights.T @ z
+    return mean, weights.T @ z.square() - mean.square()
 
 
-def cell_without_log(log_joint, cell):
-    """the size of a cell enters by its logarithm, like everything else here."""
-    return log_joint.logsumexp(0) + cell
+def mode(z, log_joint):
+    """this is the highest point; the mean is asked for, and a posterior need not be symmetric."""
+    return z[log_joint.argmax(0)], table_moments(z, log_joint)[1]
 
 
-def over_rows_too(log_joint, cell):
-    """each x has an evidence of its own: sum over the grid, dimension 0, and not over rows."""
-    return log_joint.logsumexp((0, 1)) + math.log(cell)
-
-
-evidence = Exercise(
-    integral, tables, [no_cell, mean_of_cells, sum_of_logs, no_log, cell_without_log, over_rows_too]
-)  # fmt: skip
+grid_moments = Exercise(
+    table_moments, tables, [not_normalised, second_moment, deviation_of_table, normalised_over_rows, mode]
+)
