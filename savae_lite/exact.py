@@ -76,7 +76,12 @@ def exact_elbo(table: Table, lam: Tensor) -> Tensor:
 
     A diagonal q is a product, on the grid too, so its masses are found one dimension at a time.
     """
-    latent = table.z.shape[1]
+    latent, rows = table.z.shape[1], table.log_joint.shape[1]
+    if lam.shape != (rows, 2 * latent):
+        raise ValueError(
+            f"lam must be ({rows}, {2 * latent}), one row for each x of the table; got {tuple(lam.shape)}. "
+            "Expand it, or tabulate the rows that it is for."
+        )
     points = round(len(table.z) ** (1 / latent))
     axis = table.z[:points, -1]
     masses = [log_prob(part, axis[:, None, None].expand(-1, len(lam), 1)).log_softmax(0) for part in _each_unit(lam)]

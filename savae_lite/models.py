@@ -66,7 +66,7 @@ class LSTMOracle(nn.Module):
 
     A state h_t that has read the tokens before x_t gives logits h_t A + z W + b. With ``layer`` > 0 a tanh layer of so
     many units comes between, and posteriors are not log-concave. The defaults are the paper's sizes. Weights are
-    uniform in ±1, those that read z in ±``z_scale``, and frozen. There is no encoder here.
+    uniform in ±1, out of the layer in ±2, from z in ±``z_scale``, and frozen. There is no encoder here.
     """
 
     def __init__(

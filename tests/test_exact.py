@@ -2,14 +2,19 @@
 
 import math
 import warnings
+from itertools import pairwise, product
 
+import numpy as np
 import pytest
 import torch
+from cases import generator, noise, seeds
+from hypothesis import given
+from torch.distributions import Normal
 from torch.testing import assert_close
 
 from savae_lite.exact import Table, best_in_family, exact_elbo, gaps, log_evidence, moments, tabulate
 from savae_lite.gaussian import kl, pack, reparameterize
-from savae_lite.models import LinearGaussian
+from savae_lite.models import LinearGaussian, LSTMOracle
 
 ORTHOGONAL = torch.tensor([[1.0, 0.0], [0.0, 0.8], [0.0, 0.4]], dtype=torch.float64)
 CORRELATED = torch.tensor([[1.0, 0.5], [0.3, 0.9], [0.0, 0.4]], dtype=torch.float64)
@@ -127,3 +132,179 @@ def test_a_narrow_grid_says_so():
 def test_three_dimensions_are_refused():
     with pytest.raises(ValueError, match="1 or 2 dimensions; got 3"):
         tabulate(lambda z: z.sum(-1), 1, 3)
+
+
+# --- the oracle, whose posterior is neither Gaussian nor known ---
+
+SEQUENCES = torch.tensor(list(product(range(3), repeat=3)))
+layers = pytest.mark.parametrize("layer", [0, 4])
+
+
+def oracle(layer=0, z_scale=2.0, seed=0):
+    return LSTMOracle(
+        3, length=3, embedding=2, hidden=3, layer=layer, z_scale=z_scale, generator=generator(seed)
+    ).double()
+
+
+def oracle_table(rows=SEQUENCES, layer=0, z_scale=2.0, seed=0, *, points=61, half_width=6.0, **options):
+    model = oracle(layer, z_scale, seed)
+    return tabulate(model.log_likelihood(rows), len(rows), 2, points=points, half_width=half_width, **options)
+
+
+FIVE = SEQUENCES[::6]
+TABLE = oracle_table(FIVE, layer=4)
+
+
+def by_force(table, lam):
+    """The ELBO of the normal density at the grid's points, scaled to sum to 1 there."""
+    mean, logvar = lam.chunk(2, -1)
+    log_q = Normal(mean, (0.5 * logvar).exp()).log_prob(table.z[:, None]).sum(-1).log_softmax(0)
+    return (log_q.exp() * (table.log_joint - log_q)).sum(0)
+
+
+def shapes(lam):
+    """λ spread from well inside to far outside the grid, from narrower than a cell to wider than all of it."""
+    mean, logvar = lam.chunk(2, -1)
+    return pack(3 * mean, 4 * logvar - 2)
+
+
+@layers
+@pytest.mark.parametrize("z_scale", [1.0, 5.0])
+def test_the_evidences_of_everything_sum_to_one(layer, z_scale):
+    mass = log_evidence(oracle_table(layer=layer, z_scale=z_scale, points=97)).exp().sum()
+    assert mass.item() == pytest.approx(1.0, abs=1e-7)
+
+
+@layers
+def test_evidence_is_the_expectation_under_the_prior_by_another_quadrature(layer):
+    """Gauss and Hermite's nodes, for every one of the 27 sequences."""
+    nodes, weights = (torch.from_numpy(value) for value in np.polynomial.hermite_e.hermegauss(100))
+    z = torch.cartesian_prod(nodes, nodes)
+    weight = torch.cartesian_prod(weights, weights).prod(1) / (2 * math.pi)
+    likelihood = oracle(layer, z_scale=1.0).log_likelihood(SEQUENCES)(z[:, None].expand(-1, 27, -1))
+    expected = (weight[:, None] * likelihood.exp()).sum(0)
+    assert_close(log_evidence(oracle_table(layer=layer, z_scale=1.0)).exp(), expected, atol=1e-8, rtol=1e-6)
+
+
+def test_evidence_is_the_frequency_of_a_sequence():
+    rows, p = 20_000, log_evidence(oracle_table()).exp()
+    x, _ = oracle().sample(rows, generator=generator(3))
+    count = (x[None] == SEQUENCES[:, None]).all(-1).sum(1)
+    assert ((count - rows * p).abs() / (rows * p * (1 - p)).sqrt()).max() < 4.5
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100_000])
+def test_chunks_do_not_change_the_table(chunk):
+    weight = CORRELATED
+    whole, parts = table_of(weight, points=31)[0], table_of(weight, points=31, chunk=chunk)[0]
+    assert_close(parts.log_joint, whole.log_joint, rtol=1e-12, atol=1e-12)
+    assert torch.equal(parts.z, whole.z) and parts.spacing == whole.spacing
+
+
+@given(seeds)
+def test_no_elbo_exceeds_the_evidence_of_an_oracle(seed):
+    """8 λ for each of 5 sequences in each example: 1000 in all."""
+    for lam in shapes(noise(8, len(FIVE), 4, seed=seed)):
+        elbo = exact_elbo(TABLE, lam)
+        assert elbo.isfinite().all() and (elbo <= log_evidence(TABLE) + 1e-12).all()
+
+
+@layers
+def test_the_best_is_stationary_and_nothing_beside_it_is_better(layer):
+    table = oracle_table(FIVE, layer, 5.0)
+    best = best_in_family(table).requires_grad_()
+    height = exact_elbo(table, best)
+    (gradient,) = torch.autograd.grad(height.sum(), best)
+    assert gradient.norm(dim=1).max() < 1e-4
+    assert (height <= log_evidence(table)).all()
+    for size in (1e-3, 1e-2, 0.1, 1.0):
+        for step in size * noise(50, len(FIVE), 4, seed=4):
+            assert (exact_elbo(table, best.detach() + step) <= height + 1e-9).all()
+
+
+@pytest.mark.parametrize("layer,left", [(0, 1e-6), (4, 5e-3)])
+def test_refining_brings_evidence_and_best_elbo_to_their_limits(layer, left):
+    """Slower with a layer: its posteriors have edges much steeper than their standard deviations."""
+    evidences, bests = [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for points in (21, 41, 81, 161):
+            table = oracle_table(FIVE[1:3], layer, 5.0, points=points, half_width=5.0)
+            evidences.append(log_evidence(table))
+            bests.append(exact_elbo(table, best_in_family(table, steps=200)))
+    for values in (evidences, bests):
+        changes = [(b - a).abs().max().item() for a, b in pairwise(values)]
+        assert changes[0] > 1e-4, "or the coarse grid would show nothing"
+        assert changes[1] < changes[0] / 2 and changes[2] < min(left, changes[1] / 2)
+
+
+@pytest.mark.parametrize("layer,z_scale,seed", [(0, 5.0, 1), (4, 2.0, 2), (4, 5.0, 3)])
+def test_the_gaps_of_an_oracle_add_up_to_the_whole(layer, z_scale, seed):
+    table = oracle_table(FIVE, layer, z_scale, seed)
+    best = best_in_family(table)
+    for lam in (torch.zeros(len(FIVE), 4, dtype=torch.float64), moments(table), noise(len(FIVE), 4, seed=seed), best):
+        whole = log_evidence(table) - exact_elbo(table, lam)
+        approximation, amortization = gaps(table, lam, best)
+        assert_close(approximation + amortization, whole, atol=1e-6, rtol=0)
+        assert (approximation > 1e-3).all() and (amortization > -1e-6).all()
+    assert amortization.abs().max() < 1e-6
+    assert_close(gaps(table, moments(table)), gaps(table, moments(table), best), atol=1e-6, rtol=0)
+
+
+@layers
+def test_the_elbo_is_that_of_samples(layer):
+    samples, model = 20_000, oracle(layer)
+    lam = 0.5 * noise(len(FIVE), 4, seed=5) - torch.tensor([0.0, 0.0, 0.5, 0.5], dtype=torch.float64)
+    mean, logvar = lam.chunk(2, -1)
+    q, prior = Normal(mean, (0.5 * logvar).exp()), Normal(torch.zeros_like(mean), 1.0)
+    z = mean + q.stddev * noise(samples, len(FIVE), 2, seed=6)
+    values = model.log_likelihood(FIVE)(z) + (prior.log_prob(z) - q.log_prob(z)).sum(-1)
+    difference = values.mean(0) - exact_elbo(oracle_table(FIVE, layer), lam)
+    assert (difference.abs() * samples**0.5 / values.std(0)).max() < 4.5
+
+
+@given(seeds)
+def test_the_elbo_is_that_of_brute_force_in_two_dimensions(seed):
+    lam = shapes(noise(len(FIVE), 4, seed=seed))
+    assert_close(exact_elbo(TABLE, lam), by_force(TABLE, lam), atol=1e-9, rtol=1e-9)
+
+
+@given(seeds)
+def test_the_elbo_is_that_of_brute_force_in_one_dimension(seed):
+    def log_likelihood(z):
+        return torch.stack([(3 * z[:, 0, 0]).sin(), -z[:, 1, 0].square().square()], 1)
+
+    table, lam = tabulate(log_likelihood, 2, 1), shapes(noise(2, 2, seed=seed))
+    assert_close(exact_elbo(table, lam), by_force(table, lam), atol=1e-9, rtol=1e-9)
+
+
+def test_the_elbo_of_an_oracle_is_differentiable():
+    table = oracle_table(FIVE[:2], 4, points=41)
+    assert torch.autograd.gradcheck(lambda lam: exact_elbo(table, lam), (0.5 * noise(2, 4).requires_grad_(),))
+
+
+@pytest.mark.parametrize("layer,z_scale,seed", [(0, 5.0, 0), (4, 5.0, 1), (4, 8.0, 2)])
+def test_the_advice_about_a_coarse_grid_silences_it(layer, z_scale, seed):
+    """Warnings are errors here, so the second table must be silent."""
+    with pytest.warns(UserWarning, match=r"points ≥ \d+") as caught:
+        oracle_table(layer=layer, z_scale=z_scale, seed=seed, points=15)
+    assert len(caught) == 1
+    needed = int(str(caught[0].message).rsplit(" ", 1)[1].rstrip("."))
+    assert 15 < needed < 200
+    oracle_table(layer=layer, z_scale=z_scale, seed=seed, points=needed)
+
+
+@pytest.mark.parametrize("latent", [0, 3, 4])
+def test_other_dimensions_are_refused_before_the_model_is_asked(latent):
+    def never(z):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=f"1 or 2 dimensions; got {latent}"):
+        tabulate(never, 1, latent)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 4), (3, 4), (4,)])
+def test_a_lam_for_other_rows_is_refused(shape):
+    table, _ = table_of(ORTHOGONAL, points=21, half_width=3.0)
+    with pytest.raises(ValueError, match=r"lam must be \(2, 4\)"):
+        exact_elbo(table, torch.zeros(shape, dtype=torch.float64))
