@@ -1,8 +1,8 @@
 """Exercises that check themselves: an oracle, cases to try it on, and a hint for every wrong answer that is known.
 
 A known wrong answer is a function whose docstring is the hint, so that tests can hand it in and see what is said. The
-exercises of a chapter lie in a module of their own, out of the reader's sight. Nothing here raises on a wrong answer: an
-unfinished notebook runs to its end.
+exercises of a chapter lie in a module of their own, out of the reader's sight. Nothing here raises on a wrong answer: a
+notebook with open exercises runs to its end.
 """
 
 from collections.abc import Callable, Sequence
