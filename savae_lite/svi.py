@@ -78,7 +78,9 @@ def _gradient(loss: Loss, lam: Tensor, differentiable: bool, step: int) -> Tenso
                 f"an inner loss must return one value per row, ({len(lam)},) for lam {tuple(lam.shape)}; "
                 f"got {tuple(values.shape)}. Sum over samples and dimensions, not over rows."
             )
-        (gradient,) = torch.autograd.grad(values.sum(), lam, create_graph=differentiable)
+        # Where the weight wants a gradient itself, a loss without a second derivative says so instead of giving none.
+        weight = torch.ones_like(values).requires_grad_(differentiable)
+        (gradient,) = torch.autograd.grad(values, lam, weight, create_graph=differentiable)
     bad = ~gradient.isfinite().all(-1)
     if bad.any():
         rows = bad.nonzero().flatten().tolist()

@@ -17,7 +17,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 
 FLOORS = [
     {"gaussian", "svi", "schedules", "lstm", "data", "grammar", "checkpoint", "records", "notebook", "exercises"},
-    {"elbo", "models", "images", "plots", "corpora", "trainer"},
+    {"elbo", "adjoint", "models", "images", "plots", "corpora", "trainer"},
     {"savae", "diagnostics", "exact", "widgets"},
     {name for name in MODULES if name.startswith("exercises.")},
 ]

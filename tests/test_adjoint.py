@@ -1,0 +1,225 @@
+"""savae_lite.adjoint: every way of differentiating against autograd's unroll, a closed form and finite differences."""
+
+from functools import partial
+
+import pytest
+import torch
+from cases import noise, quadratic, sentences, tiny_lstmvae
+from torch.testing import assert_close
+
+from savae_lite.adjoint import detached, difference, kept, recomputed, refine
+from savae_lite.elbo import nelbo
+from savae_lite.svi import last, svi
+
+SETTINGS = [dict(lr=0.1), dict(lr=0.1, momentum=0.5), dict(lr=0.3, momentum=0.5, clip=0.4)]
+every_setting = pytest.mark.parametrize("how", SETTINGS, ids=["plain", "momentum", "clip"])
+every_way = pytest.mark.parametrize("adjoint", [kept, recomputed, difference, detached])
+
+
+def problem(steps=4):
+    """Refining losses and a scoring loss of a sentence VAE, its λ₀ and its parameters."""
+    model, x = tiny_lstmvae(), sentences()
+    log_likelihood = model.log_likelihood(x)
+    *inner, outer = (partial(nelbo, log_likelihood, eps=e) for e in noise(steps + 1, 2, len(x), 2, seed=40))
+    return inner, outer, model.encode(x), list(model.parameters())
+
+
+def gradients(adjoint, how, steps=4):
+    inner, outer, lam, parameters = problem(steps)
+    loss = outer(refine(inner, lam, adjoint=adjoint, parameters=parameters, **how)).mean()
+    return torch.autograd.grad(loss, parameters, materialize_grads=True)
+
+
+@every_setting
+@every_way
+def test_finding_does_not_know_how_it_is_differentiated(adjoint, how):
+    inner, _, lam, parameters = problem()
+    found = refine(inner, lam, adjoint=adjoint, parameters=parameters, **how)
+    assert_close(found.detach(), last(svi(inner, lam, **how)).detach(), rtol=0, atol=0)
+
+
+@every_setting
+@pytest.mark.parametrize("steps", [1, 4])
+def test_recomputed_is_the_unroll(how, steps):
+    for mine, theirs in zip(gradients(recomputed, how, steps), gradients(kept, how, steps), strict=True):
+        assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+@every_setting
+def test_differences_are_near_the_unroll(how):
+    for mine, theirs in zip(gradients(difference, how), gradients(kept, how), strict=True):
+        assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_the_clip_of_these_settings_is_active():
+    (first, *_), _, lam, _ = problem()
+    (gradient,) = torch.autograd.grad(first(lam).sum(), lam)
+    assert (gradient.norm(dim=-1) > 0.4).any()
+
+
+@pytest.mark.parametrize("adjoint", [kept, recomputed, difference])
+def test_the_jacobian_on_a_quadratic_is_a_power(adjoint):
+    """λ_K = (I − αA)ᴷ λ₀."""
+    hessian, loss = quadratic()
+    lam = noise(1, 3, seed=41)
+    power = torch.linalg.matrix_power(torch.eye(3).double() - 0.2 * hessian, 5)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda start: refine([loss] * 5, start, lr=0.2, adjoint=adjoint)[0], lam
+    )[:, 0]
+    assert_close(jacobian, power, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("adjoint", [kept, recomputed, difference])
+def test_the_gradient_is_that_of_finite_differences(adjoint):
+    scale = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+
+    def refined(lam, scale):
+        def loss(value):
+            return (scale * value.sin().square()).sum(-1) + 0.1 * value.prod(-1)
+
+        how = dict(lr=0.2, momentum=0.5, clip=0.8)
+        return refine([loss] * 3, lam, adjoint=adjoint, parameters=[scale], **how)
+
+    lam = noise(2, 3, seed=42).requires_grad_()
+    assert torch.autograd.gradcheck(refined, (lam, scale), atol=1e-6)
+
+
+def test_detached_is_a_constant():
+    inner, _, lam, parameters = problem()
+    assert not refine(inner, lam, lr=0.1, adjoint=detached, parameters=parameters).requires_grad
+
+
+@every_way
+def test_no_losses_give_lam_itself(adjoint):
+    lam = noise(2, 4).requires_grad_()
+    assert refine([], lam, lr=0.1, adjoint=adjoint) is lam
+
+
+@pytest.mark.parametrize("adjoint", [recomputed, difference])
+def test_a_parameter_that_is_not_named_is_refused(adjoint):
+    inner, _, lam, parameters = problem()
+    with pytest.raises(ValueError, match="must be among parameters; got 3, without one of shape"):
+        refine(inner, lam, lr=0.1, adjoint=adjoint, parameters=parameters[:3])
+
+
+@pytest.mark.parametrize("adjoint", [recomputed, difference])
+def test_a_product_that_all_steps_share_can_be_a_parameter(adjoint):
+    """Its graph survives the steps, and the gradient goes on from it to what it was made of."""
+    weight = noise(3, 3, seed=43).requires_grad_()
+    start, x = noise(2, 3, seed=44), noise(2, 3, seed=45)
+
+    def total(adjoint, parameters_of):
+        shared = (x @ weight).tanh()
+        loss = lambda lam: (lam - shared).square().sum(-1) + (lam * shared).sin().sum(-1)  # noqa: E731
+        lam = refine([loss] * 3, start, lr=0.1, adjoint=adjoint, parameters=parameters_of(shared))
+        return torch.autograd.grad(lam.square().sum(), weight)[0]
+
+    expected = total(kept, lambda shared: [])
+    assert_close(total(adjoint, lambda shared: [shared]), expected, rtol=1e-6, atol=1e-8)
+    assert_close(total(adjoint, lambda shared: [weight]), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("adjoint", [recomputed, difference])
+def test_test_time_needs_no_parameters(adjoint):
+    inner, _, lam, _ = problem()
+    with torch.no_grad():
+        assert not refine(inner, lam, lr=0.1, adjoint=adjoint).requires_grad
+
+
+@pytest.mark.parametrize("adjoint", [recomputed, difference])
+def test_only_the_parameters_that_want_a_gradient_get_one(adjoint):
+    inner, outer, lam, parameters = problem()
+    parameters[-1].requires_grad_(False)
+    outer(refine(inner, lam, lr=0.1, adjoint=adjoint, parameters=parameters)).sum().backward()
+    assert parameters[-1].grad is None and parameters[0].grad is not None
+
+
+@pytest.mark.parametrize("adjoint", [recomputed, difference])
+def test_a_further_derivative_is_refused(adjoint):
+    _, loss = quadratic()
+    lam = noise(1, 3, seed=46).requires_grad_()
+    value = refine([loss] * 2, lam, lr=0.1, adjoint=adjoint).square().sum()
+    (gradient,) = torch.autograd.grad(value, lam, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+class NoSecond(torch.autograd.Function):
+    """x² with a first derivative only."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0] * grad
+
+
+def test_a_loss_without_a_second_derivative_is_no_linear_loss():
+    """Autograd would take the graph's end for a constant gradient, and return zeros."""
+    lam = noise(2, 3).requires_grad_()
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        refine([lambda value: NoSecond.apply(value).sum(-1)] * 2, lam, lr=0.1).sum().backward()
+
+
+@pytest.mark.parametrize("adjoint", [kept, recomputed, difference])
+def test_a_linear_loss_moves_lam_and_leaves_its_gradient_alone(adjoint):
+    lam = noise(2, 3).requires_grad_()
+    found = refine([lambda value: value.sum(-1)] * 3, lam, lr=0.1, adjoint=adjoint)
+    assert_close(found, lam - 0.3)
+    (gradient,) = torch.autograd.grad(found.sum(), lam)
+    assert_close(gradient, torch.ones_like(lam), rtol=1e-9, atol=1e-9)
+
+
+class Fused(torch.autograd.Function):
+    """x², as a fused kernel has it: the first derivative is there, the second raises."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return FusedBackward.apply(ctx.saved_tensors[0], grad)
+
+
+class FusedBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, grad):
+        return 2 * x * grad
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise NotImplementedError("the derivative for 'fused_backward' is not implemented")
+
+
+def test_without_a_second_derivative_there_are_differences_and_a_remedy():
+    loss, lam = lambda value: Fused.apply(value).sum(-1), noise(2, 3).requires_grad_()
+    with pytest.raises(NotImplementedError) as caught:
+        refine([loss] * 2, lam, lr=0.1, adjoint=recomputed).sum().backward()
+    assert "adjoint=difference" in "".join(caught.value.__notes__)
+
+
+def test_differences_ask_for_first_derivatives_only():
+    loss, lam = lambda value: Fused.apply(value).sum(-1), noise(2, 3).requires_grad_()
+    (gradient,) = torch.autograd.grad(refine([loss] * 2, lam, lr=0.1, adjoint=difference).sum(), lam)
+    assert_close(gradient, torch.full_like(lam, 0.8**2), rtol=1e-6, atol=0)
+
+
+def test_single_precision_differences_are_good_to_a_thousandth():
+    model, x = tiny_lstmvae().float(), sentences()
+    eps = noise(6, 2, len(x), 2, seed=47).float()
+
+    def gradient(adjoint):
+        *inner, outer = (partial(nelbo, model.log_likelihood(x), eps=e) for e in eps)
+        how = dict(lr=0.1, momentum=0.5, parameters=list(model.parameters()))
+        loss = outer(refine(inner, model.encode(x), adjoint=adjoint, **how)).mean()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, how["parameters"], materialize_grads=True)])
+
+    exact = gradient(kept)
+    assert (gradient(difference) - exact).norm() < 1e-3 * exact.norm()
+    assert (gradient(recomputed) - exact).norm() < 1e-5 * exact.norm()
