@@ -62,7 +62,7 @@ def refine(
     momentum: float = 0.0,
     clip: float | None = None,
     adjoint: Adjoint = kept,
-    parameters: Iterable[Tensor] = (),
+    parameters: Iterable[Tensor] | None = None,
 ) -> Tensor:
     """λ_K ``(B, P)`` after K steps of `svi` from lam ``(B, P)``, differentiable the way ``adjoint`` says.
 
@@ -71,15 +71,18 @@ def refine(
         v̄ ← v̄ + lr λ̄,   λ̄ ← λ̄ − ∇²_λλ f_k w_k,   θ̄ ← θ̄ − ∇²_θλ f_k w_k,   v̄ ← momentum v̄.
 
     losses, lr, momentum and clip as in `svi`; momentum and clipping are part of what is differentiated. ``parameters``
-    are the tensors inside the losses that need a gradient: `recomputed` and `difference` reach no others, and raise
-    ValueError where a loss holds one. K = 0 returns lam.
+    are the tensors inside the losses that get a gradient from `recomputed` and `difference`. Left out, they are the
+    leaves that the first loss depends on, at the price of evaluating it once more. A product that all steps share can
+    be named instead of what it is made of, and is then not differentiated K times. Raises ValueError where a loss holds
+    a tensor that is not reached by those named. K = 0 returns lam.
     """
-    losses, parameters = list(losses), tuple(parameters)
+    losses, parameters = list(losses), None if parameters is None else tuple(parameters)
     if not losses:
         return lam
     if adjoint in (recomputed, difference) and torch.is_grad_enabled():
-        _check_all_are_named(losses[0], lam, parameters)
-    return adjoint(losses, lam, parameters, Step(lr, momentum, clip))
+        found = _leaves(losses[0], lam, parameters or ())
+        parameters = found if parameters is None else _all_named(parameters, found)
+    return adjoint(losses, lam, parameters or (), Step(lr, momentum, clip))
 
 
 class _Refine(torch.autograd.Function):
@@ -164,23 +167,29 @@ def _grad(outputs: Tensor, inputs: list[Tensor], v: Tensor, create_graph: bool =
     )
 
 
-def _check_all_are_named(loss: Loss, lam: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Every leaf under the loss that needs a gradient must be reached through λ or through ``parameters``."""
+def _leaves(loss: Loss, lam: Tensor, stops: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The leaves under a loss that need a gradient, without λ and without what lies behind ``stops``."""
     with torch.enable_grad():
-        inner = lam.detach().requires_grad_()
-        values = loss(inner)
-    known = {id(tensor) for tensor in (inner, *parameters)}
-    stops = {tensor.grad_fn for tensor in parameters if tensor.grad_fn is not None}
-    ahead, seen = [values.grad_fn], set()
+        lam = lam.detach().requires_grad_()
+        values = loss(lam)
+    closed = {tensor.grad_fn for tensor in stops if tensor.grad_fn is not None}
+    ahead, seen, leaves = [values.grad_fn], set(), []
     while ahead:
         node = ahead.pop()
-        if node is None or node in seen or node in stops:
+        if node is None or node in seen or node in closed:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            raise ValueError(
-                f"every tensor inside the losses that needs a gradient must be among parameters; got {len(parameters)}"
-                f", without one of shape {tuple(leaf.shape)}. Pass parameters=model.parameters(), or use kept."
-            )
+        if hasattr(node, "variable") and node.variable is not lam:
+            leaves.append(node.variable)
         ahead.extend(parent for parent, _ in node.next_functions)
+    return tuple(leaves)
+
+
+def _all_named(parameters: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    missing = [leaf for leaf in found if not any(leaf is tensor for tensor in parameters)]
+    if missing:
+        raise ValueError(
+            f"parameters must reach every tensor inside the losses that needs a gradient; got {len(parameters)}, and "
+            f"{len(missing)} not reached, one of shape {tuple(missing[0].shape)}. Add them, or leave parameters out."
+        )
+    return parameters

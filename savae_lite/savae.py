@@ -12,9 +12,10 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from savae_lite.adjoint import Adjoint, detached, kept, refine
 from savae_lite.elbo import nelbo
 from savae_lite.gaussian import kl
-from savae_lite.svi import Loss, last, svi
+from savae_lite.svi import Loss, svi
 
 Start = Callable[[object, Tensor], Tensor]
 Teach = Callable[[Loss, Tensor, Tensor], Tensor]
@@ -46,11 +47,11 @@ def kl_to_end(loss: Loss, lam_0: Tensor, lam_k: Tensor) -> Tensor:
 
 
 METHODS = MappingProxyType({
-    "VAE": dict(differentiable=False),  # with K = 0
-    "SVI": dict(differentiable=False, start=from_prior),
-    "VAE+SVI": dict(differentiable=False, teach=bound_at_start),
-    "VAE+SVI+KL": dict(differentiable=False, teach=kl_to_end),
-    "SA-VAE": dict(differentiable=True),
+    "VAE": dict(adjoint=detached),  # with K = 0
+    "SVI": dict(adjoint=detached, start=from_prior),
+    "VAE+SVI": dict(adjoint=detached, teach=bound_at_start),
+    "VAE+SVI+KL": dict(adjoint=detached, teach=kl_to_end),
+    "SA-VAE": dict(adjoint=kept),
 })  # fmt: skip
 
 
@@ -64,27 +65,28 @@ def savae_loss(
     clip: float | None = None,
     beta: float = 1.0,
     start: Start = from_encoder,
-    differentiable: bool = True,
+    adjoint: Adjoint = kept,
     teach: Teach | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """−ELBO(λ_K) after K = len(eps) − 1 steps of SVI on −ELBO, per row, in nats (Kim et al. 2018, algorithm 1).
 
     x ``(B, …)`` as the model wants it; eps ``(K + 1, S, B, D)``: noise of K refining losses and of one scoring
-    loss. K = 0 is the VAE. lr, momentum and clip are `svi`'s; ``start`` gives λ₀; ``teach`` adds what the encoder
-    alone learns from when the steps are not differentiated. A generator switches the model's dropout on, with one mask
-    for all steps. Returns ``(B,)``: average it over rows before ``backward``.
+    loss. K = 0 is the VAE. lr, momentum and clip are `svi`'s; ``start`` gives λ₀; ``adjoint`` says how the steps are
+    differentiated, and what that costs (see the module `adjoint`); ``teach`` adds what the encoder alone learns from
+    when they are not. A generator switches the model's dropout on, with one mask for all steps. Returns ``(B,)``:
+    average it over rows before ``backward``.
     """
     _check_noise(eps, x)
-    if len(eps) > 1 and not differentiable and teach is None and start is from_encoder:
+    if len(eps) > 1 and adjoint is detached and teach is None and start is from_encoder:
         raise ValueError(
             f"a VAE takes noise for its one scoring step; got {len(eps)} steps, and nothing would teach the encoder. "
-            "Pass eps[-1:], or a ``teach``, or differentiable=True."
+            "Pass eps[-1:], or a ``teach``, or another adjoint."
         )
     log_likelihood = model.log_likelihood(x) if generator is None else model.log_likelihood(x, generator=generator)
     *inner, outer = (partial(nelbo, log_likelihood, eps=e, beta=beta) for e in eps)
     lam_0 = start(model, x)
-    lam_k = last(svi(inner, lam_0, lr=lr, momentum=momentum, clip=clip, differentiable=differentiable))
+    lam_k = refine(inner, lam_0, lr=lr, momentum=momentum, clip=clip, adjoint=adjoint)
     loss = outer(lam_k)
     return loss if teach is None else loss + teach(outer, lam_0, lam_k)
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
+from savae_lite.adjoint import detached
 from savae_lite.elbo import nelbo
 from savae_lite.gaussian import kl
 from savae_lite.savae import METHODS, bound_at_start, draw_noise, from_encoder, from_prior, infer, kl_to_end, savae_loss
@@ -80,7 +81,7 @@ def test_inference_ends_where_training_does():
         seen.extend([lam_0, lam_k])
         return torch.zeros_like(loss(lam_k))
 
-    savae_loss(model, X, eps, differentiable=False, teach=teach, **INNER)
+    savae_loss(model, X, eps, adjoint=detached, teach=teach, **INNER)
     path = list(infer(model, X, eps[:-1], **INNER))
     assert len(path) == 4
     assert_close([path[0], path[-1]], seen, rtol=0, atol=0)
