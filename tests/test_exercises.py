@@ -114,5 +114,13 @@ def test_what_is_said_of_wrong_answers(answer, said):
     assert said in doubled().verdict(answer)
 
 
+def test_right_values_without_a_gradient_are_not_right():
+    """Only where a case asks for a gradient."""
+    double = Exercise(lambda x: 2 * x, lambda: [(torch.ones(2, requires_grad=True),)])
+    assert double.verdict(lambda x: x + x).startswith("Right")
+    assert "gradient is not" in double.verdict(lambda x: (2 * x).detach())
+    assert "gradient is not" in double.verdict(lambda x: x + x.detach())
+
+
 def test_single_precision_is_no_mistake():
     assert doubled().verdict(lambda x: (2 * x).double()).startswith("Right")

@@ -44,6 +44,8 @@ class Exercise:
             return "Not yet: the function returns nothing. Write its body, and end it with return."
         wanted = [self.oracle(*case) for case in cases]
         if self._agree(answers, wanted):
+            if not self._agree(*(_gradients(values, cases) for values in (answers, wanted))):
+                return "Not yet: the values are right, their gradient is not. Do not detach, and do not leave torch."
             return f"Right: it agrees with the oracle on {len(cases)} case{'s' * (len(cases) > 1)}."
         for wrong in self.wrong:
             if self._agree(answers, [wrong(*case) for case in cases]):
@@ -58,7 +60,7 @@ class Exercise:
 
     def _close(self, a: torch.Tensor, b: torch.Tensor) -> bool:
         try:
-            assert_close(a, b, rtol=self.tolerance, atol=self.tolerance, check_dtype=False)
+            assert_close(a, b, rtol=self.tolerance, atol=self.tolerance, check_dtype=False, equal_nan=True)
         except AssertionError:
             return False
         return True
@@ -67,6 +69,21 @@ class Exercise:
 def _tensors(answer: Any) -> list[torch.Tensor]:
     parts = answer if isinstance(answer, tuple | list) else (answer,)
     return [torch.as_tensor(part) for part in parts]
+
+
+def _gradients(values: Sequence, cases: Sequence[tuple]) -> list[list[torch.Tensor]]:
+    """For every case the gradient of its answer in each argument that asks for one."""
+    return [
+        [_gradient(answer, argument) for argument in case if getattr(argument, "requires_grad", False)]
+        for answer, case in zip(values, cases, strict=True)
+    ]
+
+
+def _gradient(answer: Any, argument: torch.Tensor) -> torch.Tensor:
+    total = sum(part.sum() for part in _tensors(answer))
+    if not total.requires_grad:
+        return torch.zeros_like(argument)
+    return torch.autograd.grad(total, argument, retain_graph=True, materialize_grads=True)[0]
 
 
 def _shapes(answer: Any) -> list[tuple[int, ...]] | str:
@@ -81,7 +98,7 @@ def _difference(answers: Sequence, wanted: Sequence) -> str:
     for number, (a, w) in enumerate(zip(answers, wanted, strict=True), start=1):
         if _shapes(a) != _shapes(w):
             return f"case {number} should return shape {_said(_shapes(w))}; got {_said(_shapes(a))}."
-    apart = [max(float((x - y).abs().max()) for x, y in zip(_tensors(a), _tensors(w), strict=True))
+    apart = [max((x - y).detach().abs().max().item() for x, y in zip(_tensors(a), _tensors(w), strict=True))
              for a, w in zip(answers, wanted, strict=True)]  # fmt: skip
     worst = apart.index(max(apart, key=lambda value: (value != value, value)))
     return f"the shape is right, the values are not: off by up to {apart[worst]:.3g}, in case {worst + 1}."

@@ -55,12 +55,12 @@ posterior = Exercise(right, models, [no_prior, deviation, precision, mean_withou
 
 
 def tables():
-    """Grid points ``(M, D)`` and log p(x, z) ``(M, B)`` on them, of one and of two dimensions."""
+    """Grid points ``(M, D)`` and log p(x, z) ``(M, B)`` on them; the last is that of a long x."""
     axis = torch.linspace(-4, 4, 41, dtype=torch.float64)[:, None]
     plane = torch.cartesian_prod(axis[:, 0], axis[:, 0])
     centres = torch.tensor([[0.5, -1.0], [-0.3, 0.8], [1.0, 0.2]], dtype=torch.float64)
     curved = -(plane[:, None] - centres).square().sum(-1) - 0.3 * plane.prod(1, keepdim=True) - 2
-    return [(axis, -0.5 * (axis - 0.5).square() / 0.4 - 3), (plane, curved)]
+    return [(axis, -0.5 * (axis - 0.5).square() / 0.4 - 3), (plane, curved), (plane, curved - 2000)]
 
 
 def table_moments(z, log_joint):
@@ -73,6 +73,13 @@ def table_moments(z, log_joint):
 def not_normalised(z, log_joint):
     """the weights of the grid points must add up to 1 for each x: log_joint.softmax(0)."""
     weights = log_joint.exp()
+    mean = weights.T @ z
+    return mean, weights.T @ z.square() - mean.square()
+
+
+def underflow(z, log_joint):
+    """exp underflows: p(x, z) of a long x is 0 to a computer. Stay in logarithms until the weights are normalised."""
+    weights = log_joint.exp() / log_joint.exp().sum(0)
     mean = weights.T @ z
     return mean, weights.T @ z.square() - mean.square()
 
@@ -101,5 +108,5 @@ def mode(z, log_joint):
 
 
 grid_moments = Exercise(
-    table_moments, tables, [not_normalised, second_moment, deviation_of_table, normalised_over_rows, mode]
+    table_moments, tables, [not_normalised, underflow, second_moment, deviation_of_table, normalised_over_rows, mode]
 )

@@ -41,6 +41,11 @@ def no_minus_one(lam, other):
     return gaussian.kl(lam, other) + lam.shape[-1] / 4
 
 
+def to_the_prior(lam, other):
+    """this is the divergence from the prior: ``other`` plays no part in it."""
+    return gaussian.kl(lam)
+
+
 def over_rows(lam, other):
     """one value a row, (B,): sum over dimensions and not over rows."""
     return gaussian.kl(lam, other).sum()
@@ -55,7 +60,7 @@ def log_deviation(lam, other):
 kl = Exercise(
     gaussian.kl,
     pairs,
-    [reversed_order, no_half, negative, mean_over_units, no_minus_one, over_rows, log_deviation],
+    [reversed_order, no_half, negative, mean_over_units, no_minus_one, to_the_prior, over_rows, log_deviation],
 )
 
 

@@ -50,8 +50,19 @@ def averaged(lam, velocity, gradient, lr, momentum):
     return descend(lam, velocity, (1 - momentum) * gradient, lr, momentum)
 
 
+def torch_convention(lam, velocity, gradient, lr, momentum):
+    """this is PyTorch's convention, with the minus in the step of λ: here the velocity carries it."""
+    velocity = momentum * velocity + gradient
+    return lam - lr * velocity, velocity
+
+
+def swapped(lam, velocity, gradient, lr, momentum):
+    """λ comes first, the velocity second."""
+    return descend(lam, velocity, gradient, lr, momentum)[::-1]
+
+
 step = Exercise(
-    descend, steps, [ascend, old_velocity, no_momentum, rate_inside, rate_twice, averaged]
+    descend, steps, [ascend, old_velocity, no_momentum, rate_inside, rate_twice, averaged, torch_convention, swapped]
 )  # fmt: skip
 
 
@@ -79,6 +90,11 @@ def newton(hessian, momentum):
     return largest_rate(hessian, momentum) / 2
 
 
+def plain_newton(hessian, momentum):
+    """1 / h lands at the optimum in one step, without momentum; the limit is 2 (1 + γ) times as far."""
+    return 1 / torch.linalg.eigvalsh(hessian).max()
+
+
 def without_momentum(hessian, momentum):
     """momentum moves the limit: a factor 1 + γ is missing."""
     return largest_rate(hessian, 0.0)
@@ -94,4 +110,4 @@ def trace(hessian, momentum):
     return 2 * (1 + momentum) / hessian.trace()
 
 
-limit = Exercise(largest_rate, hessians, [flattest, newton, without_momentum, slower, trace])
+limit = Exercise(largest_rate, hessians, [flattest, newton, plain_newton, without_momentum, slower, trace])

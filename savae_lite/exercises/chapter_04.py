@@ -63,7 +63,7 @@ def draws():
     generator = torch.Generator().manual_seed(4)
     shapes = ((2, len(lam), lam.shape[-1] // 2) for (lam,) in lams())
     noises = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    return [(lam, eps) for (lam,), eps in zip(lams(), noises, strict=True)]
+    return [(lam.requires_grad_(), eps) for (lam,), eps in zip(lams(), noises, strict=True)]
 
 
 def sampled(lam, eps):
