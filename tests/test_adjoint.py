@@ -247,3 +247,20 @@ def test_single_precision_differences_are_good_to_a_thousandth():
     exact = gradient(kept)
     assert (gradient(difference) - exact).norm() < 1e-3 * exact.norm()
     assert (gradient(recomputed) - exact).norm() < 1e-5 * exact.norm()
+
+
+@pytest.mark.parametrize("adjoint", [recomputed, difference])
+def test_the_reverse_pass_runs_under_the_autocast_of_the_forward_pass(adjoint):
+    """What a loss sees when it is computed again is what it saw at first, though backward is called outside."""
+    weight, lam, seen = noise(3, 3).float().requires_grad_(), noise(2, 3).float().requires_grad_(), set()
+
+    def loss(value):
+        product = value @ weight
+        seen.add(product.dtype)
+        return product.float().square().sum(-1) + value.sin().sum(-1)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = refine([loss] * 2, lam, lr=0.05, adjoint=adjoint, parameters=[weight])
+    found.square().sum().backward()
+    assert seen == {torch.bfloat16}
+    assert weight.grad.isfinite().all() and weight.grad.dtype == torch.float32
