@@ -13,14 +13,16 @@ does not see that a Python autograd function marked ``once_differentiable`` has 
 it for a constant; use `difference` there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from savae_lite.svi import Loss, clip_rows, last, svi
+from savae_lite.svi import Loss, check_loss, clip_rows, last, svi
+
+UNSTABLE = 1e3  # a reverse pass that grows by more loses three of float32's seven digits
 
 
 class Step(NamedTuple):
@@ -31,27 +33,27 @@ class Step(NamedTuple):
     clip: float | None = None
 
 
-Adjoint = Callable[[Sequence[Loss], Tensor, Sequence[Tensor], Step], Tensor]
+Adjoint = Callable[[Sequence[Loss], Tensor, Step], Tensor]
 
 
-def kept(losses: Sequence[Loss], lam: Tensor, parameters: Sequence[Tensor], step: Step) -> Tensor:
-    """λ_K with the graph of every step kept."""
+def kept(losses: Sequence[Loss], lam: Tensor, step: Step) -> Tensor:
+    """λ_K with the graph of every step kept; differentiable as often as the losses are."""
     return last(svi(losses, lam, **step._asdict(), differentiable=True))
 
 
-def detached(losses: Sequence[Loss], lam: Tensor, parameters: Sequence[Tensor], step: Step) -> Tensor:
+def detached(losses: Sequence[Loss], lam: Tensor, step: Step) -> Tensor:
     """λ_K as a constant."""
     return last(svi(losses, lam, **step._asdict())).detach()
 
 
-def recomputed(losses: Sequence[Loss], lam: Tensor, parameters: Sequence[Tensor], step: Step) -> Tensor:
+def recomputed(losses: Sequence[Loss], lam: Tensor, step: Step) -> Tensor:
     """λ_K whose reverse pass computes each step again, exactly; once differentiable."""
-    return _Refine.apply(_exact_product, losses, step, lam, *parameters)
+    return _reversed(_exact_product, losses, lam, step)
 
 
-def difference(losses: Sequence[Loss], lam: Tensor, parameters: Sequence[Tensor], step: Step) -> Tensor:
+def difference(losses: Sequence[Loss], lam: Tensor, step: Step) -> Tensor:
     """λ_K whose reverse pass needs first derivatives only, by central differences; once differentiable."""
-    return _Refine.apply(_difference_product, losses, step, lam, *parameters)
+    return _reversed(_difference_product, losses, lam, step)
 
 
 def refine(
@@ -62,7 +64,6 @@ def refine(
     momentum: float = 0.0,
     clip: float | None = None,
     adjoint: Adjoint = kept,
-    parameters: Iterable[Tensor] | None = None,
 ) -> Tensor:
     """λ_K ``(B, P)`` after K steps of `svi` from lam ``(B, P)``, differentiable the way ``adjoint`` says.
 
@@ -70,54 +71,77 @@ def refine(
 
         v̄ ← v̄ + lr λ̄,   λ̄ ← λ̄ − ∇²_λλ f_k w_k,   θ̄ ← θ̄ − ∇²_θλ f_k w_k,   v̄ ← momentum v̄.
 
-    losses, lr, momentum and clip as in `svi`; momentum and clipping are part of what is differentiated. ``parameters``
-    are the tensors inside the losses that get a gradient from `recomputed` and `difference`. Left out, they are the
-    leaves that the first loss depends on, at the price of evaluating it once more. A product that all steps share can
-    be named instead of what it is made of, and is then not differentiated K times. Raises ValueError where a loss holds
-    a tensor that is not reached by those named. K = 0 returns lam.
+    losses, lr, momentum and clip as in `svi`; momentum and clipping are part of what is differentiated. The parameters
+    θ are the leaves under the losses that want a gradient; they are found by themselves. K = 0 returns lam.
+
+    Warns (RuntimeWarning) where the reverse pass grows more than a thousandfold, ‖λ̄₀‖ > 1000 ‖λ̄_K‖: the steps are
+    too large for the curvature, and no way is exact in float32 then. `recomputed` and `difference` raise RuntimeError
+    in the backward pass for a loss that `check_loss` refuses, or for one further derivative.
     """
-    losses, parameters = list(losses), None if parameters is None else tuple(parameters)
+    losses = list(losses)
     if not losses:
         return lam
-    if adjoint in (recomputed, difference) and torch.is_grad_enabled():
-        found = _leaves(losses[0], lam, parameters or ())
-        parameters = found if parameters is None else _all_named(parameters, found)
-    return adjoint(losses, lam, parameters or (), Step(lr, momentum, clip))
+    start = lam.view_as(lam)  # a place of its own for the gradient that comes through the steps
+    end = adjoint(losses, start, Step(lr, momentum, clip))
+    _warn_of_growth(start, end, len(losses))
+    return end
 
 
 class _Refine(torch.autograd.Function):
-    """K steps forward without a graph; backward, one product with the second derivatives a step."""
+    """λ_K as the path says; backward, one product with the second derivatives a step."""
 
     @staticmethod
-    def forward(ctx, product, losses, step, lam, *parameters):
-        path = torch.stack(list(svi(losses, lam, **step._asdict())))
-        ctx.product, ctx.losses, ctx.step = product, losses, step
+    def forward(ctx, product, losses, path, values, step, lam, *parameters):
+        ctx.product, ctx.losses, ctx.first_values, ctx.step = product, losses, values, step
         device = lam.device.type
         ctx.autocast = dict(
             device_type=device,
             enabled=torch.is_autocast_enabled(device),
             dtype=torch.get_autocast_dtype(device),
         )
-        ctx.save_for_backward(path[:-1], *parameters)
-        return path[-1]
+        ctx.save_for_backward(torch.stack(path[:-1]), *parameters)
+        return path[-1].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, lam_bar):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "adjoint=recomputed and adjoint=difference are once differentiable; got create_graph=True. "
+                "Use adjoint=kept for a further derivative."
+            )
         path, *parameters = ctx.saved_tensors
-        needed = ctx.needs_input_grad[4:]
-        wanted = [p for p, need in zip(parameters, needed, strict=True) if need]
-        theta_bar = [torch.zeros_like(p) for p in wanted]
+        theta_bar = [torch.zeros_like(p) for p in parameters]
         v_bar = torch.zeros_like(lam_bar)
         with torch.autocast(**ctx.autocast):
+            check_loss(ctx.losses[0], path[0], ctx.first_values)
             for loss, lam in zip(reversed(ctx.losses), path.flip(0), strict=True):
                 v_bar = v_bar + ctx.step.lr * lam_bar
-                to_lam, *to_theta = ctx.product(loss, lam, wanted, v_bar, ctx.step.clip)
+                to_lam, *to_theta = ctx.product(loss, lam, parameters, v_bar, ctx.step.clip)
                 lam_bar = lam_bar - to_lam
-                theta_bar = [total - part for total, part in zip(theta_bar, to_theta, strict=True)]
+                for total, part in zip(theta_bar, to_theta, strict=True):
+                    total -= part
                 v_bar = ctx.step.momentum * v_bar
-        found = iter(theta_bar)
-        return None, None, None, lam_bar, *(next(found) if need else None for need in needed)
+        return None, None, None, None, None, lam_bar, *theta_bar
+
+
+def _reversed(product: Callable, losses: Sequence[Loss], lam: Tensor, step: Step) -> Tensor:
+    """Find λ_K first, noting which leaves lie under the losses; then hang the reverse pass on it."""
+    if not torch.is_grad_enabled():
+        return detached(losses, lam, step)
+    leaves, first_values = {}, []
+
+    def watched(loss: Loss) -> Loss:
+        def evaluate(value: Tensor) -> Tensor:
+            values = loss(value)
+            leaves.update((id(leaf), leaf) for leaf in _leaves(values) if leaf is not value)
+            if not first_values:
+                first_values.append(values.detach())
+            return values
+
+        return evaluate
+
+    path = list(svi(map(watched, losses), lam.detach(), **step._asdict()))
+    return _Refine.apply(product, losses, path, *first_values, step, lam, *leaves.values())
 
 
 def _exact_product(loss: Loss, lam: Tensor, parameters: list[Tensor], v: Tensor, clip: float | None) -> list[Tensor]:
@@ -167,29 +191,36 @@ def _grad(outputs: Tensor, inputs: list[Tensor], v: Tensor, create_graph: bool =
     )
 
 
-def _leaves(loss: Loss, lam: Tensor, stops: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The leaves under a loss that need a gradient, without λ and without what lies behind ``stops``."""
-    with torch.enable_grad():
-        lam = lam.detach().requires_grad_()
-        values = loss(lam)
-    closed = {tensor.grad_fn for tensor in stops if tensor.grad_fn is not None}
-    ahead, seen, leaves = [values.grad_fn], set(), []
+def _leaves(values: Tensor) -> Iterator[Tensor]:
+    """The leaves under a tensor that want a gradient."""
+    ahead, seen = [values.grad_fn], set()
     while ahead:
         node = ahead.pop()
-        if node is None or node in seen or node in closed:
+        if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable") and node.variable is not lam:
-            leaves.append(node.variable)
+        if hasattr(node, "variable"):
+            yield node.variable
         ahead.extend(parent for parent, _ in node.next_functions)
-    return tuple(leaves)
 
 
-def _all_named(parameters: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    missing = [leaf for leaf in found if not any(leaf is tensor for tensor in parameters)]
-    if missing:
-        raise ValueError(
-            f"parameters must reach every tensor inside the losses that needs a gradient; got {len(parameters)}, and "
-            f"{len(missing)} not reached, one of shape {tuple(missing[0].shape)}. Add them, or leave parameters out."
-        )
-    return parameters
+def _warn_of_growth(start: Tensor, end: Tensor, steps: int) -> None:
+    """Compare the gradient that reaches λ₀ with the one that came in at λ_K, as long as there is one."""
+    if not (start.requires_grad and end.requires_grad):
+        return
+    norm = {}
+    end.register_hook(lambda bar: norm.update(end=bar.detach().norm() if bar is not None else None))
+
+    def compare(bar: Tensor | None) -> None:
+        if bar is None or norm["end"] is None:
+            return
+        growth = (bar.detach().norm() / norm["end"]).item()
+        if growth > UNSTABLE:
+            warnings.warn(
+                f"the reverse pass through {steps} steps of SVI grew {growth:.2g}-fold; beyond {UNSTABLE:.0f} the "
+                "inner loop is unstable and gradients lose their digits. Lower lr, or set clip.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    start.register_hook(compare)

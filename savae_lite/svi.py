@@ -58,6 +58,27 @@ def last(items: Iterable[T]) -> T:
     return deque(items, maxlen=1).pop()
 
 
+@torch.no_grad()
+def check_loss(loss: Loss, lam: Tensor, values: Tensor | None = None) -> None:
+    """Call a loss of λ ``(B, P)`` again while the first row alone moves: the other rows must return the same.
+
+    values ``(B,)`` is what it returned before; left out, it is computed. Raises RuntimeError where the other rows
+    differ, for the loss then draws noise of its own or mixes rows.
+    """
+    values = loss(lam) if values is None else values
+    others = slice(min(len(lam) - 1, 1), None)  # a single row is its own witness, and does not move
+    moved = lam.clone()
+    moved[: others.start] += 1
+    again, near = loss(moved), torch.finfo(values.dtype).eps ** 0.5
+    if not torch.allclose(again[others], values[others], rtol=near, atol=near):
+        off = (again - values)[others].abs().max().item()
+        raise RuntimeError(
+            "an inner loss must return the same for a row whenever it is called, whatever the other rows are; got "
+            f"values that differ by up to {off:.2g}. Pass noise and dropout masks as arguments, drawn once, and let "
+            "no operation (such as batch normalisation) mix rows."
+        )
+
+
 def clip_rows(gradient: Tensor, norm: float) -> Tensor:
     """Each row g of ``(B, P)`` scaled to at most the given Euclidean norm: g · min(1, norm / ‖g‖). Differentiable."""
     # In units of ``norm`` and of the largest entry no square overflows. The square root of 0 has no derivative, so the
