@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from savae_lite.gaussian import LOG_2PI, pack
 from savae_lite.lstm import LSTMEncoder, cell, lstm, uniform_parameters
+from savae_lite.softmax import log_probability
 
 BOS, EOS = 0, 1  # the ids of <s> and </s> in every vocabulary (see data.Vocab)
 
@@ -186,15 +186,16 @@ class LSTMVAE(nn.Module):
         gates = (embedded @ self.input + self.bias)[:, None]  # (T − 1, 1, B, 4H), shared by all samples and inner steps
         mask = self._drop(gates.new_ones(len(gates), 1, len(x), self.hidden), generator)
         targets = x[:, 1:].T[:, None]
+        weight = torch.cat([self.output, self.z_output])
 
         def given(z: Tensor) -> Tensor:
             _check_codes(z, "S", len(x), self.latent)
             samples, rows, _ = z.shape
             h = (z @ self.z_state + self.z_state_bias).flatten(0, 1)
             states = lstm((gates + z @ self.z_input).flatten(1, 2), self.recurrent, h)
-            logits = self._logits(states.unflatten(1, (samples, rows)) * mask, z)
-            loss = F.cross_entropy(logits.flatten(0, 2), targets.expand(-1, samples, -1).flatten(), reduction="none")
-            return -loss.view(-1, samples, rows).movedim(0, -1)
+            states = self._with_skip(states.unflatten(1, (samples, rows)) * mask, z).flatten(0, 2)
+            tokens = targets.expand(-1, samples, -1).flatten()
+            return log_probability(states, weight, self.output_bias, tokens).view(-1, samples, rows).movedim(0, -1)
 
         return given
 
@@ -211,7 +212,7 @@ class LSTMVAE(nn.Module):
         for _ in range(steps):
             gates = self.words[x[:, -1]] @ self.input + self.bias + z @ self.z_input
             h, c = cell(gates, self.recurrent, h, c)
-            logits = self._logits(h, z)
+            logits = self._with_skip(h, z) @ torch.cat([self.output, self.z_output]) + self.output_bias
             drawn = logits.softmax(-1).multinomial(1, generator=generator)[:, 0] if generator else None
             token = logits.argmax(-1) if drawn is None else drawn
             x = torch.cat([x, token.where(x[:, -1] != EOS, EOS)[:, None]], dim=1)
@@ -219,10 +220,9 @@ class LSTMVAE(nn.Module):
                 break
         return x
 
-    def _logits(self, states: Tensor, z: Tensor) -> Tensor:
-        """One product for state and skip: a separate sum over the vocabulary would cost as much as the softmax."""
-        skip = z[..., : len(self.z_output)].expand(*states.shape[:-1], -1)
-        return F.linear(torch.cat([states, skip], -1), torch.cat([self.output, self.z_output]).T, self.output_bias)
+    def _with_skip(self, states: Tensor, z: Tensor) -> Tensor:
+        """One product serves state and skip: a separate sum over the vocabulary would cost as much as the softmax."""
+        return torch.cat([states, z[..., : len(self.z_output)].expand(*states.shape[:-1], -1)], -1)
 
     def _drop(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None or self.dropout == 0:

@@ -16,9 +16,9 @@ MODULES |= {".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuff
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 FLOORS = [
-    {"gaussian", "svi", "schedules", "lstm", "data", "grammar", "checkpoint", "records", "notebook", "exercises"},
-    {"elbo", "adjoint", "models", "images", "plots", "corpora", "trainer"},
-    {"savae", "diagnostics", "exact", "widgets"},
+    {"gaussian", "svi", "schedules", "twice", "data", "grammar", "checkpoint", "records", "notebook", "exercises"},
+    {"elbo", "adjoint", "lstm", "softmax", "images", "plots", "corpora", "trainer"},
+    {"models", "savae", "diagnostics", "exact", "widgets", "optim_n2n"},
     {name for name in MODULES if name.startswith("exercises.")},
 ]
 LEAVES = {"matplotlib": "plots", "ipywidgets": "widgets"}
