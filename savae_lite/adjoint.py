@@ -15,6 +15,7 @@ it for a constant; use `difference` there.
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,11 @@ Adjoint = Callable[[Sequence[Loss], Tensor, Step], Tensor]
 
 def kept(losses: Sequence[Loss], lam: Tensor, step: Step) -> Tensor:
     """λ_K with the graph of every step kept; differentiable as often as the losses are."""
-    return last(svi(losses, lam, **step._asdict(), differentiable=True))
+    path = svi(losses, lam, **step._asdict(), differentiable=True)
+    next(path)
+    first = next(path)
+    _refuse_cudnn(first)
+    return last(chain([first], path))
 
 
 def detached(losses: Sequence[Loss], lam: Tensor, step: Step) -> Tensor:
@@ -191,17 +196,28 @@ def _grad(outputs: Tensor, inputs: list[Tensor], v: Tensor, create_graph: bool =
     )
 
 
-def _leaves(values: Tensor) -> Iterator[Tensor]:
-    """The leaves under a tensor that want a gradient."""
-    ahead, seen = [values.grad_fn], set()
+def _nodes(tensor: Tensor) -> Iterator[torch.autograd.graph.Node]:
+    """The nodes of the graph under a tensor."""
+    ahead, seen = [tensor.grad_fn], set()
     while ahead:
         node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        ahead.extend(parent for parent, _ in node.next_functions)
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            ahead.extend(parent for parent, _ in node.next_functions)
+
+
+def _leaves(tensor: Tensor) -> list[Tensor]:
+    """The leaves under a tensor that want a gradient."""
+    return [node.variable for node in _nodes(tensor) if hasattr(node, "variable")]
+
+
+def _refuse_cudnn(lam: Tensor) -> None:
+    if any(node.name().startswith("CudnnRnnBackwardBackward") for node in _nodes(lam)):
+        raise RuntimeError(
+            "adjoint=kept needs a second derivative; got a recurrent layer of cuDNN, which has none. "
+            "Use adjoint=difference, or another layer (savae_lite.lstm), or torch.backends.cudnn.flags(enabled=False)."
+        )
 
 
 def _warn_of_growth(start: Tensor, end: Tensor, steps: int) -> None:

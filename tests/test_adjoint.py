@@ -221,6 +221,38 @@ def test_without_a_second_derivative_there_are_differences_and_a_remedy():
     assert "adjoint=difference" in "".join(caught.value.__notes__)
 
 
+class CudnnRnn(torch.autograd.Function):
+    """x², under the name that a recurrent layer of cuDNN gives its graph."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return CudnnRnnBackward.apply(ctx.saved_tensors[0], grad)
+
+
+class CudnnRnnBackward(FusedBackward):
+    pass
+
+
+def test_a_recurrent_layer_of_cudnn_is_refused_with_a_remedy():
+    loss, lam = lambda value: CudnnRnn.apply(value).sum(-1), noise(2, 3).requires_grad_()
+    with pytest.raises(RuntimeError, match="Use adjoint=difference, or another layer"):
+        refine([loss] * 2, lam, lr=0.1)
+    refine([loss] * 2, lam, lr=0.1, adjoint=difference).sum().backward()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="cuDNN needs a GPU")
+def test_a_real_layer_of_cudnn_is_refused_with_a_remedy():
+    layer = torch.nn.LSTM(3, 4).cuda()
+    lam = noise(2, 3).float().cuda().requires_grad_()
+    with pytest.raises(RuntimeError, match="Use adjoint=difference"):
+        refine([lambda value: layer(value[None])[0].sum((0, 2))], lam, lr=0.1)
+
+
 def test_differences_ask_for_first_derivatives_only():
     loss, lam = lambda value: Fused.apply(value).sum(-1), noise(2, 3).requires_grad_()
     (gradient,) = torch.autograd.grad(refine([loss] * 2, lam, lr=0.1, adjoint=difference).sum(), lam)
