@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV    := .venv
 PY      := $(VENV)/bin/python
 READY   := $(VENV)/.ready
+BENCH   := .venv-bench
 BUILT   := _build/.built
 MATHJAX := book/_static/tex-svg-full.js
 
@@ -16,7 +17,7 @@ STAMP  := _build/.inputs-$(shell cksum requirements.txt $(INPUTS) | cksum | cut 
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help book test lab lint clean
+.PHONY: help book test lab bench lint clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,13 +35,16 @@ lab: $(READY) ## open the chapters in JupyterLab
 	@$(PY) -m savae_lite.corpora
 	@$(PY) -m jupyter lab chapters
 
+bench: $(BENCH)/.ready ## measure what differentiating through SVI costs: BENCH_FLAGS="--device cuda" on a GPU
+	@PYTHONPATH=$(BENCH) $(PY) data/experiments/bench run $(BENCH_FLAGS)
+
 lint: $(READY) ## check style, format and that chapters carry no outputs
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(VENV)/bin/nbstripout --keep-id --verify chapters/*.ipynb
 
 clean: ## remove all that was built, but not the data in data/cache
-	@rm -rf $(VENV) _build $(MATHJAX) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH) _build $(MATHJAX) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find savae_lite tests chapters -name __pycache__ -prune -exec rm -rf {} +
 	@echo "Cleaned. Fetched data stay in data/cache."
 
@@ -51,6 +55,11 @@ $(READY): requirements.txt pyproject.toml
 	@$(PY) -m pip install -qq -r requirements.txt
 	@$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
 	@$(PY) -m pip check
+	@touch $@
+
+# The libraries that the benchmark compares with, beside the environment and not in it.
+$(BENCH)/.ready: data/experiments/bench/requirements.txt $(READY)
+	@$(PY) -m pip install -qq --no-deps --upgrade --target $(BENCH) -r $<
 	@touch $@
 
 # MathJax as one local file, so that pages show their equations with no network.
