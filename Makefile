@@ -12,7 +12,7 @@ PAGES := _config.yml _toc.yml $(shell find book chapters -type f -not -path '*/.
 
 # The execution cache looks at notebooks alone, and Sphinx at pages alone. What a chapter computes depends on these
 # files too, so a checksum over them names a stamp, and another checksum drops both.
-INPUTS := $(shell find savae_lite data -path data/cache -prune -o -type f -not -name '*.pyc' -print | LC_ALL=C sort)
+INPUTS := $(shell find savae_lite data \( -path data/cache -o -path data/experiments/bench \) -prune -o -type f -not -name '*.pyc' -print | LC_ALL=C sort)
 STAMP  := _build/.inputs-$(shell cksum requirements.txt $(INPUTS) | cksum | cut -d' ' -f1)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -45,7 +45,7 @@ lint: $(READY) ## check style, format and that chapters carry no outputs
 
 clean: ## remove all that was built, but not the data in data/cache
 	@rm -rf $(VENV) $(BENCH) _build $(MATHJAX) build *.egg-info .pytest_cache .ruff_cache .hypothesis
-	@find savae_lite tests chapters -name __pycache__ -prune -exec rm -rf {} +
+	@find savae_lite tests chapters data -name __pycache__ -prune -exec rm -rf {} +
 	@echo "Cleaned. Fetched data stay in data/cache."
 
 $(READY): requirements.txt pyproject.toml

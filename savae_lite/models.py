@@ -182,9 +182,11 @@ class LSTMVAE(nn.Module):
         called.
         """
         _check_tokens(x, len(self.words))
-        embedded = self._drop(self.words[x[:, :-1].T], generator)
+        drop = generator is not None and self.dropout > 0
+        embedded = self.words[x[:, :-1].T]
+        embedded = self._drop(embedded, generator) if drop else embedded
         gates = (embedded @ self.input + self.bias)[:, None]  # (T − 1, 1, B, 4H), shared by all samples and inner steps
-        mask = self._drop(gates.new_ones(len(gates), 1, len(x), self.hidden), generator)
+        mask = self._drop(gates.new_ones(len(gates), 1, len(x), self.hidden), generator) if drop else None
         targets = x[:, 1:].T[:, None]
         weight = torch.cat([self.output, self.z_output])
 
@@ -193,7 +195,8 @@ class LSTMVAE(nn.Module):
             samples, rows, _ = z.shape
             h = (z @ self.z_state + self.z_state_bias).flatten(0, 1)
             states = lstm((gates + z @ self.z_input).flatten(1, 2), self.recurrent, h)
-            states = self._with_skip(states.unflatten(1, (samples, rows)) * mask, z).flatten(0, 2)
+            states = states.unflatten(1, (samples, rows))
+            states = self._with_skip(states * mask if drop else states, z).flatten(0, 2)
             tokens = targets.expand(-1, samples, -1).flatten()
             return log_probability(states, weight, self.output_bias, tokens).view(-1, samples, rows).movedim(0, -1)
 
@@ -222,11 +225,9 @@ class LSTMVAE(nn.Module):
 
     def _with_skip(self, states: Tensor, z: Tensor) -> Tensor:
         """One product serves state and skip: a separate sum over the vocabulary would cost as much as the softmax."""
-        return torch.cat([states, z[..., : len(self.z_output)].expand(*states.shape[:-1], -1)], -1)
+        return torch.cat([states, z.expand(*states.shape[:-1], -1)], -1) if len(self.z_output) else states
 
-    def _drop(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
-        if generator is None or self.dropout == 0:
-            return values
+    def _drop(self, values: Tensor, generator: torch.Generator) -> Tensor:
         kept = torch.rand(values.shape, generator=generator, device=values.device) >= self.dropout
         return values * kept / (1 - self.dropout)
 
