@@ -62,7 +62,7 @@ def _known(out: Path, place: dict, head: dict) -> bool:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["run", "table", "picture"])
+    parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("--out", type=Path, default=OUT, help="the file of rows (%(default)s)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -72,10 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         start = time.perf_counter()
         run(given.out, quick=given.quick, device=given.device, threads=given.threads)
         print(f"Measured in {(time.perf_counter() - start) / 60:.1f} minutes")
-    if given.what == "picture":
-        print("No picture is drawn here: a chapter reads the rows.")
-    else:
-        print(report.table(recorded_rows(given.out)))
+    print(report.table(recorded_rows(given.out)))
 
 
 if __name__ == "__main__":
