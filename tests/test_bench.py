@@ -120,11 +120,12 @@ def test_every_kind_of_row_at_a_tiny_size(bench, monkeypatch, tmp_path):
 
     monkeypatch.setattr(weights, "CACHE", tmp_path)
     size, ours = SIZES["tiny"], ("published", "cleaned", "kept", "recomputed", "difference")
-    times = list(timing.rows(size, "cpu", lambda head: False, (2,)))
-    assert {row["way"] for row in times} == set(timing.TIMED)
+    quick = [way for way in timing.TIMED if way != "compiled"]
+    times = list(timing.rows(size, "cpu", lambda head: False, (2,), ways=quick))
+    assert {row["way"] for row in times} == set(quick)
     for row in (row for row in times if row["way"] in ours):
         assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"] and row["seconds"] > 0 and row["rounds"] >= 3
-    for row in errors.rows(size, "cpu", lambda head: False, (2,)):
+    for row in errors.rows(size, "cpu", lambda head: False, (2,), skip=("compiled",)):
         if row["way"] in ("kept", "recomputed"):
             assert row["error_encoder"] < (1e-10 if row["dtype"] == "float64" else 1e-4) and row["cosine"] > 0.999
     if memory.RESET.exists():

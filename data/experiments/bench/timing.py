@@ -16,12 +16,12 @@ ROUNDS = {"S": 5, "M": 3}
 SECONDS = {"S": 4.0, "M": 0.0}  # go on with more rounds until so much time is spent
 
 
-def rows(size: Size, device: str, known, steps=STEPS, seconds: dict = SECONDS):
+def rows(size: Size, device: str, known, steps=STEPS, seconds: dict = SECONDS, ways=TIMED):
     """Yield one row a way and number of inner steps. ``known`` says of a row whether it is already there."""
     for k in steps:
         heads = {way: dict(kind="time", size=size.name, k=k, way=way, weights="initial", dtype="float32",
-                           rate=size.rate) for way in TIMED}  # fmt: skip
-        missing = [way for way in TIMED if not known(heads[way])]
+                           rate=size.rate) for way in ways}  # fmt: skip
+        missing = [way for way in ways if not known(heads[way])]
         if missing:
             runs, failed = _ready({"vae", "published", *missing}, size, device, k)
             taken = _measure(runs, device, _least(size, k), seconds.get(size.name, 0.0), f"time {size.name} K={k}")

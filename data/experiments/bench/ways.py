@@ -4,6 +4,7 @@
 
 from functools import partial
 
+from compiled import Compiled
 from libraries import Higher, TorchOpt
 from published import Cleaned, Published
 from torch import Tensor
@@ -32,6 +33,7 @@ class Ours:
         return {name: p.grad for name, p in self.model.named_parameters() if p.numel()}
 
 
+SLOW_TO_START = ("compiled",)  # left out of a quick run
 OURS = ("kept", "recomputed", "difference")
 
 WAYS = {
@@ -41,5 +43,6 @@ WAYS = {
     "cleaned": Cleaned,
     "torchopt": TorchOpt,
     "higher": Higher,
+    "compiled": Compiled,
     **{name: partial(Ours, adjoint=getattr(adjoint, name)) for name in OURS},
 }
