@@ -24,14 +24,12 @@ def rows(size: Size, device: str, known, steps=STEPS, seconds: dict = SECONDS, w
         missing = [way for way in ways if not known(heads[way])]
         if missing:
             runs, failed = _ready({"vae", "published", *missing}, size, device, k)
-            taken = _measure(runs, device, _least(size, k), seconds.get(size.name, 0.0), f"time {size.name} K={k}")
+            taken = _measure(
+                runs, device, ROUNDS.get(size.name, 3), seconds.get(size.name, 0.0), f"time {size.name} K={k}"
+            )
             for way in missing:
                 found = {"error": failed[way]} if way in failed else _summary(way, taken)
                 yield heads[way] | found
-
-
-def _least(size: Size, k: int) -> int:
-    return 2 if size.name == "M" and k == 40 else ROUNDS.get(size.name, 3)
 
 
 def _ready(ways, size: Size, device: str, k: int):
