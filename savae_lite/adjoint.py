@@ -13,17 +13,15 @@ does not see that a Python autograd function marked ``once_differentiable`` has 
 it for a constant; use `difference` there.
 """
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from savae_lite.graph import leaves_under, refuse_cudnn, refuse_hooks, warn_of_growth
 from savae_lite.svi import Loss, check_loss, clip_rows, last, svi
-
-UNSTABLE = 1e3  # a reverse pass that grows by more loses three of float32's seven digits
 
 
 class Step(NamedTuple):
@@ -39,10 +37,12 @@ Adjoint = Callable[[Sequence[Loss], Tensor, Step], Tensor]
 
 def kept(losses: Sequence[Loss], lam: Tensor, step: Step) -> Tensor:
     """λ_K with the graph of every step kept; differentiable as often as the losses are."""
+    if not torch.is_grad_enabled():
+        return detached(losses, lam, step)
     path = svi(losses, lam, **step._asdict(), differentiable=True)
     next(path)
     first = next(path)
-    _refuse_cudnn(first)
+    refuse_cudnn(first)
     return last(chain([first], path))
 
 
@@ -79,16 +79,25 @@ def refine(
     losses, lr, momentum and clip as in `svi`; momentum and clipping are part of what is differentiated. The parameters
     θ are the leaves under the losses that want a gradient; they are found by themselves. K = 0 returns lam.
 
+    `recomputed` and `difference` bring gradients to λ₀ and to leaves only. A tensor in between gets its steps' share
+    with `kept` alone: ask for the leaves' gradients, or detach it, make it a leaf, and go on from its ``.grad``.
+
     Warns (RuntimeWarning) where the reverse pass grows more than a thousandfold, ‖λ̄₀‖ > 1000 ‖λ̄_K‖: the steps are
     too large for the curvature, and no way is exact in float32 then. `recomputed` and `difference` raise RuntimeError
-    in the backward pass for a loss that `check_loss` refuses, or for one further derivative.
+    in the backward pass where `check_loss` refuses the first loss, and for one further derivative; at once where a
+    leaf has a hook, which would see every step's share.
     """
+    if callable(losses) or not callable(adjoint):
+        raise TypeError(
+            f"refine takes a list of losses and a function adjoint; got {type(losses).__name__} and {adjoint!r}. "
+            "Write [loss] * K, and adjoint=kept, recomputed, difference or detached."
+        )
     losses = list(losses)
     if not losses:
         return lam
     start = lam.view_as(lam)  # a place of its own for the gradient that comes through the steps
     end = adjoint(losses, start, Step(lr, momentum, clip))
-    _warn_of_growth(start, end, len(losses))
+    warn_of_growth(start, end, len(losses))
     return end
 
 
@@ -119,6 +128,9 @@ class _Refine(torch.autograd.Function):
         v_bar = torch.zeros_like(lam_bar)
         with torch.autocast(**ctx.autocast):
             check_loss(ctx.losses[0], path[0], ctx.first_values)
+        # Differences of what bfloat16 rounds are mostly rounding.
+        exactly = ctx.autocast | dict(enabled=ctx.autocast["enabled"] and ctx.product is not _difference_product)
+        with torch.autocast(**exactly):
             for loss, lam in zip(reversed(ctx.losses), path.flip(0), strict=True):
                 v_bar = v_bar + ctx.step.lr * lam_bar
                 to_lam, *to_theta = ctx.product(loss, lam, parameters, v_bar, ctx.step.clip)
@@ -133,12 +145,14 @@ def _reversed(product: Callable, losses: Sequence[Loss], lam: Tensor, step: Step
     """Find λ_K first, noting which leaves lie under the losses; then hang the reverse pass on it."""
     if not torch.is_grad_enabled():
         return detached(losses, lam, step)
+    if any(torch.is_tensor(setting) and setting.requires_grad for setting in step):
+        raise ValueError("lr, momentum and clip must be numbers here; got one that wants a gradient. Use adjoint=kept.")
     leaves, first_values = {}, []
 
     def watched(loss: Loss) -> Loss:
         def evaluate(value: Tensor) -> Tensor:
             values = loss(value)
-            leaves.update((id(leaf), leaf) for leaf in _leaves(values) if leaf is not value)
+            leaves.update((id(leaf), leaf) for leaf in leaves_under(values) if leaf is not value)
             if not first_values:
                 first_values.append(values.detach())
             return values
@@ -146,6 +160,7 @@ def _reversed(product: Callable, losses: Sequence[Loss], lam: Tensor, step: Step
         return evaluate
 
     path = list(svi(map(watched, losses), lam.detach(), **step._asdict()))
+    refuse_hooks(leaves.values())
     return _Refine.apply(product, losses, path, *first_values, step, lam, *leaves.values())
 
 
@@ -168,14 +183,15 @@ def _exact_product(loss: Loss, lam: Tensor, parameters: list[Tensor], v: Tensor,
 def _difference_product(
     loss: Loss, lam: Tensor, parameters: list[Tensor], v: Tensor, clip: float | None
 ) -> list[Tensor]:
-    """The same from two gradients, at λ ± r w, with the step r of each row scaled to its ‖w‖."""
+    """The same from two gradients, at λ ± r w, with the step r of each row scaled to its ‖w‖ and ‖λ‖."""
     lam = lam.detach().requires_grad_()
     if clip is not None:
         with torch.enable_grad():
             gradient = _gradient(loss, [lam])[0].requires_grad_()
             (v,) = torch.autograd.grad(clip_rows(gradient, clip), gradient, v)
-    length = v.norm(dim=-1, keepdim=True)
-    r = torch.finfo(v.dtype).eps ** (1 / 3) / length.where(length > 0, 1)
+    length = v.double().norm(dim=-1, keepdim=True)
+    far = torch.finfo(v.dtype).eps ** (1 / 3) * lam.detach().norm(dim=-1, keepdim=True).clamp_min(1)
+    r = (far / length.where(length > 0, 1)).to(v)
     apart = []
     for sign in (1, -1):
         moved = (lam + sign * r * v).detach().requires_grad_()
@@ -194,49 +210,3 @@ def _grad(outputs: Tensor, inputs: list[Tensor], v: Tensor, create_graph: bool =
     return list(
         torch.autograd.grad(outputs, inputs, v, retain_graph=True, create_graph=create_graph, materialize_grads=True)
     )
-
-
-def _nodes(tensor: Tensor) -> Iterator[torch.autograd.graph.Node]:
-    """The nodes of the graph under a tensor."""
-    ahead, seen = [tensor.grad_fn], set()
-    while ahead:
-        node = ahead.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            ahead.extend(parent for parent, _ in node.next_functions)
-
-
-def _leaves(tensor: Tensor) -> list[Tensor]:
-    """The leaves under a tensor that want a gradient."""
-    return [node.variable for node in _nodes(tensor) if hasattr(node, "variable")]
-
-
-def _refuse_cudnn(lam: Tensor) -> None:
-    if any(node.name().startswith("CudnnRnnBackwardBackward") for node in _nodes(lam)):
-        raise RuntimeError(
-            "adjoint=kept needs a second derivative; got a recurrent layer of cuDNN, which has none. "
-            "Use adjoint=difference, or another layer (savae_lite.lstm), or torch.backends.cudnn.flags(enabled=False)."
-        )
-
-
-def _warn_of_growth(start: Tensor, end: Tensor, steps: int) -> None:
-    """Compare the gradient that reaches λ₀ with the one that came in at λ_K, as long as there is one."""
-    if not (start.requires_grad and end.requires_grad):
-        return
-    norm = {}
-    end.register_hook(lambda bar: norm.update(end=bar.detach().norm() if bar is not None else None))
-
-    def compare(bar: Tensor | None) -> None:
-        if bar is None or norm["end"] is None:
-            return
-        growth = (bar.detach().norm() / norm["end"]).item()
-        if growth > UNSTABLE:
-            warnings.warn(
-                f"the reverse pass through {steps} steps of SVI grew {growth:.2g}-fold; beyond {UNSTABLE:.0f} the "
-                "inner loop is unstable and gradients lose their digits. Lower lr, or set clip.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-    start.register_hook(compare)

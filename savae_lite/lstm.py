@@ -33,6 +33,11 @@ def lstm(gates: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
     gates ``(T, N, 4H)`` as in `cell`, recurrent ``(H, 4H)``, first state h ``(N, H)``. One operation for all steps:
     its derivatives are written by hand, and are those of `plain_lstm`.
     """
+    if gates.dim() != 3 or len(gates) < 1 or gates.shape[1:] != (len(h), recurrent.shape[1]):
+        raise ValueError(
+            f"gates must be (T, N, 4H) with T ≥ 1, h (N, H), recurrent (H, 4H); got {tuple(gates.shape)}, "
+            f"{tuple(h.shape)}, {tuple(recurrent.shape)}. T counts time steps, N rows."
+        )
     return twice.apply(LAYER, gates, h, recurrent)
 
 

@@ -56,7 +56,7 @@ class OptimN2N:
         _check_settings(rates, iters, max_grad_norm, momentum, num_inputs)
         self.loss_fn, self.model, self.adjoint = loss_fn, model, adjoint
         self.lr, self.iters, self.max_grad_norm, self.momentum = rates, iters, max_grad_norm, momentum
-        self.params = tuple(model_update_params) if acc_param_grads else ()
+        self.params = _leaves(model_update_params) if acc_param_grads else ()
         self.generator = _seeded() if generator is None else generator
         self._starts, self._end = [], None
 
@@ -151,6 +151,15 @@ def _each_input_apart(
         return lam
 
     return find
+
+
+def _leaves(parameters: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    single = torch.is_tensor(parameters)
+    parameters = () if single else tuple(parameters)
+    if single or not all(p.is_leaf for p in parameters):
+        got = "one tensor" if single else "a tensor that is computed from others"
+        raise ValueError(f"model_update_params must be a list of parameters; got {got}. Try model.parameters().")
+    return parameters
 
 
 def _parts(lam: Tensor, shapes: list[torch.Size]) -> list[Tensor]:

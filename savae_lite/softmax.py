@@ -20,6 +20,11 @@ def log_probability(states: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
     states ``(M, H)``, weight ``(H, V)``, bias ``(V,)``, targets ``(M,)`` int64 ids below V, which are not checked here.
     One operation with derivatives written by hand; they are those of `plain_log_probability`.
     """
+    if states.dim() != 2 or targets.shape != states.shape[:1]:
+        raise ValueError(
+            f"states must be (M, H) and targets (M,); got {tuple(states.shape)} and {tuple(targets.shape)}. "
+            "Flatten time, samples and rows to one dimension."
+        )
     return twice.apply(LAYER, states, weight, bias, targets)
 
 

@@ -58,20 +58,20 @@ def last(items: Iterable[T]) -> T:
     return deque(items, maxlen=1).pop()
 
 
-@torch.no_grad()
 def check_loss(loss: Loss, lam: Tensor, values: Tensor | None = None) -> None:
-    """Call a loss of λ ``(B, P)`` again while the first row alone moves: the other rows must return the same.
+    """Call a loss of λ ``(B, P)`` again while every other row moves: those that stay must return the same.
 
-    values ``(B,)`` is what it returned before; left out, it is computed. Raises RuntimeError where the other rows
-    differ, for the loss then draws noise of its own or mixes rows.
+    values ``(B,)`` is what it returned before; left out, it is computed. Raises RuntimeError where they differ, for the
+    loss then draws noise of its own or mixes rows, and ValueError where it does not return one value per row.
     """
-    values = loss(lam) if values is None else values
-    others = slice(min(len(lam) - 1, 1), None)  # a single row is its own witness, and does not move
-    moved = lam.clone()
-    moved[: others.start] += 1
-    again, near = loss(moved), torch.finfo(values.dtype).eps ** 0.5
-    if not torch.allclose(again[others], values[others], rtol=near, atol=near):
-        off = (again - values)[others].abs().max().item()
+    stay = slice(min(len(lam) - 1, 1), None, 2)  # a single row is its own witness
+    moved = lam.detach().clone()
+    if len(lam) > 1:
+        moved[::2] += 1
+    values = _values(loss, lam.detach().requires_grad_()).detach() if values is None else values
+    again, near = _values(loss, moved.requires_grad_()).detach(), torch.finfo(values.dtype).eps ** 0.5
+    if not torch.allclose(again[stay], values[stay], rtol=near, atol=near):
+        off = (again - values)[stay].abs().max().item()
         raise RuntimeError(
             "an inner loss must return the same for a row whenever it is called, whatever the other rows are; got "
             f"values that differ by up to {off:.2g}. Pass noise and dropout masks as arguments, drawn once, and let "
@@ -93,12 +93,7 @@ def _gradient(loss: Loss, lam: Tensor, differentiable: bool, step: int) -> Tenso
     with torch.enable_grad():
         if not (differentiable and lam.requires_grad):
             lam = lam.detach().requires_grad_()
-        values = loss(lam)
-        if values.shape != lam.shape[:1]:
-            raise ValueError(
-                f"an inner loss must return one value per row, ({len(lam)},) for lam {tuple(lam.shape)}; "
-                f"got {tuple(values.shape)}. Sum over samples and dimensions, not over rows."
-            )
+        values = _values(loss, lam)
         # Where the weight wants a gradient itself, a loss without a second derivative says so instead of giving none.
         weight = torch.ones_like(values).requires_grad_(differentiable)
         (gradient,) = torch.autograd.grad(values, lam, weight, create_graph=differentiable)
@@ -112,7 +107,25 @@ def _gradient(loss: Loss, lam: Tensor, differentiable: bool, step: int) -> Tenso
     return gradient
 
 
+def _values(loss: Loss, lam: Tensor) -> Tensor:
+    with torch.enable_grad():
+        values = loss(lam)
+    if not torch.is_tensor(values) or values.shape != lam.shape[:1]:
+        got = tuple(values.shape) if torch.is_tensor(values) else type(values).__name__
+        raise ValueError(
+            f"an inner loss must return one value per row, ({len(lam)},) for lam {tuple(lam.shape)}; "
+            f"got {got}. Sum over samples and dimensions, not over rows."
+        )
+    if not values.requires_grad:
+        raise ValueError(
+            "an inner loss must depend on lam; got values without a graph. Compute them from its argument."
+        )
+    return values
+
+
 def _check_settings(lam: Tensor, lr: float, momentum: float, clip: float | None) -> None:
+    if not lam.is_floating_point():
+        raise ValueError(f"lam must hold floating-point numbers; got {lam.dtype}. Use lam.float().")
     if lam.dim() != 2:
         raise ValueError(f"lam must be (rows, parameters); got shape {tuple(lam.shape)}. Add the row with lam[None].")
     if not 0 < lr < math.inf:

@@ -2,8 +2,8 @@
 
 Autograd differentiates a layer twice by walking the graph of its gradient, with a node and some arrays for every small
 step. Where the formulas are known (Pearlmutter's R-operator gives them), one node does: `Layer` holds four functions,
-and `apply` makes of them an operation that autograd takes like any other. Beyond the second derivative, and under
-autocast, the plain function answers instead, so every derivative is there and right.
+and `apply` makes of them an operation that autograd takes like any other. Beyond the second derivative, under
+autocast and under ``torch.func``, the plain function answers instead, so every derivative is there and right.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class Layer(NamedTuple):
 
 def apply(layer: Layer, *inputs: Tensor) -> Tensor:
     """The layer's output, differentiable as often as its plain function is."""
-    if torch.is_autocast_enabled(inputs[0].device.type):
+    if torch.is_autocast_enabled(inputs[0].device.type) or torch._C._are_functorch_transforms_active():
         return layer.plain(*inputs)
     # The engine does not say whether it will reach a leaf, so a leaf is seen through a view.
     return _Output.apply(layer, *(t.view_as(t) if t.is_leaf and t.requires_grad else t for t in inputs))
@@ -51,11 +51,12 @@ class _Output(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, bar):
-        asked = _asked(ctx)
-        inputs, saved = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        if torch.is_grad_enabled():
-            return None, *_Gradient.apply(ctx.layer, asked, len(saved), bar, *(s.detach() for s in saved), *inputs)
-        return None, *ctx.layer.gradient(inputs, saved, bar, asked)[0]
+        asked, tensors = _asked(ctx), ctx.saved_tensors
+        inputs, saved = tensors[: ctx.count], tensors[ctx.count :]
+        with torch.autocast(bar.device.type, enabled=False):
+            if torch.is_grad_enabled():
+                return None, *_Gradient.apply(ctx.layer, asked, len(saved), bar, *(s.detach() for s in saved), *inputs)
+            return None, *ctx.layer.gradient(inputs, saved, bar, asked)[0]
 
 
 class _Gradient(torch.autograd.Function):
@@ -76,17 +77,21 @@ class _Gradient(torch.autograd.Function):
         layer, asked = ctx.layer, _asked(ctx)
         if all(direction is None for direction in directions):
             return (None,) * (4 + second)
-        if torch.is_grad_enabled() or any(d is not None for d in directions[layer.data :]):
-            to_bar, to_inputs = _plainly(layer.plain, inputs, bar, directions)
-        else:
-            to_bar, to_inputs = layer.product(inputs, saved, bar, more, directions[: layer.data], asked[1 + first :])
+        with torch.autocast(bar.device.type, enabled=False):
+            if torch.is_grad_enabled() or any(d is not None for d in directions[layer.data :]):
+                to_bar, to_inputs = _plainly(layer.plain, inputs, bar, directions)
+            else:
+                data, wanted = directions[: layer.data], asked[1 + first :]
+                to_bar, to_inputs = layer.product(inputs, saved, bar, more, data, wanted)
         return None, None, None, to_bar, *(None for _ in saved), *to_inputs
 
 
 def _plainly(plain: Callable[..., Tensor], inputs: Sequence[Tensor], bar: Tensor, directions: Tensors):
     further = torch.is_grad_enabled()
     with torch.enable_grad():
-        if not further:
+        if further:  # a view is a place of its own, though bar may depend on the inputs, or one input on another
+            bar, *inputs = (t.view_as(t) for t in (bar, *inputs))
+        else:
             bar, *inputs = (t.detach().requires_grad_(t.is_floating_point()) for t in (bar, *inputs))
         sought = [i for i, direction in enumerate(directions) if direction is not None]
         gradient = torch.autograd.grad(plain(*inputs), [inputs[i] for i in sought], bar, create_graph=True)

@@ -274,8 +274,7 @@ def test_single_precision_differences_are_good_to_a_thousandth():
     assert (gradient(recomputed) - exact).norm() < 1e-5 * exact.norm()
 
 
-@pytest.mark.parametrize("adjoint", [recomputed, difference])
-def test_the_reverse_pass_runs_under_the_autocast_of_the_forward_pass(adjoint):
+def test_the_reverse_pass_runs_under_the_autocast_of_the_forward_pass():
     """What a loss sees when it is computed again is what it saw at first, though backward is called outside."""
     weight, lam, seen = noise(3, 3).float().requires_grad_(), noise(2, 3).float().requires_grad_(), set()
 
@@ -285,7 +284,7 @@ def test_the_reverse_pass_runs_under_the_autocast_of_the_forward_pass(adjoint):
         return product.float().square().sum(-1) + value.sin().sum(-1)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = refine([loss] * 2, lam, lr=0.05, adjoint=adjoint)
+        found = refine([loss] * 2, lam, lr=0.05, adjoint=recomputed)
     found.square().sum().backward()
     assert seen == {torch.bfloat16}
     assert weight.grad.isfinite().all() and weight.grad.dtype == torch.float32
@@ -344,3 +343,72 @@ def test_kept_graphs_give_a_third_derivative():
     lam = noise(1, 1, seed=49).requires_grad_()
     end = refine([lambda value: 0.25 * value.pow(4).sum(-1)], lam, lr=0.1)
     assert_close(third_derivative(end.pow(4), lam), third_derivative((lam - 0.1 * lam**3).pow(4), lam))
+
+
+def test_differences_are_not_taken_of_rounded_numbers():
+    """Under autocast the loss is computed in bfloat16, but its differences in float32."""
+    model, x = tiny_lstmvae().float(), sentences()
+    eps, parameters = noise(4, 2, len(x), 2, seed=47).float(), list(model.parameters())
+
+    def gradient(adjoint):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = savae_loss(model, x, eps, lr=0.1, momentum=0.5, adjoint=adjoint).mean()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+    exact = gradient(kept)
+    assert (gradient(difference) - exact).norm() < 0.03 * exact.norm()
+    assert (gradient(recomputed) - exact).norm() < 0.03 * exact.norm()
+
+
+def test_differences_at_a_far_place_and_of_a_tiny_gradient():
+    """The step grows with λ, and a row's gradient may be far below the smallest square."""
+    for scale, far in ((1.0, 1e4), (1e-30, 1.0), (1e30, 1.0)):
+        lam = torch.full((2, 3), far).requires_grad_()
+        found = refine([lambda value: 0.5 * value.square().sum(-1)] * 3, lam, lr=0.1, adjoint=difference)
+        (gradient,) = torch.autograd.grad(found, lam, torch.full_like(found, scale))
+        assert_close(gradient / scale, torch.full_like(lam, 0.9**3), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("adjoint", [recomputed, difference])
+def test_a_hook_on_a_parameter_is_refused(adjoint):
+    weight, lam = noise(3, seed=43).requires_grad_(), noise(2, 3).requires_grad_()
+    weight.register_hook(lambda gradient: gradient.clamp(-0.1, 0.1))
+    with pytest.raises(RuntimeError, match="or use adjoint=kept"):
+        refine([lambda value: (weight * value).square().sum(-1)], lam, lr=0.1, adjoint=adjoint)
+
+
+@pytest.mark.parametrize("adjoint", [recomputed, difference])
+def test_a_learned_rate_needs_kept_graphs(adjoint):
+    rate, lam = torch.tensor(0.1, dtype=torch.float64, requires_grad=True), noise(2, 3).requires_grad_()
+    loss = lambda value: 0.5 * value.square().sum(-1)  # noqa: E731
+    with pytest.raises(ValueError, match="Use adjoint=kept"):
+        refine([loss] * 2, lam, lr=rate, adjoint=adjoint)
+    (slope,) = torch.autograd.grad(refine([loss] * 2, lam, lr=rate).sum(), rate)
+    assert_close(slope, -2 * 0.9 * lam.detach().sum())
+
+
+@every_way
+def test_test_time_is_the_same_for_every_way(adjoint):
+    inner, _, lam, _ = problem()
+    with torch.no_grad():
+        found = refine(inner, lam, lr=0.1, adjoint=adjoint)
+    assert_close(found, last(svi(inner, lam, lr=0.1)).detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [dict(losses=lambda lam: lam.sum(-1)), dict(adjoint="kept")])
+def test_a_loss_for_a_list_and_a_name_for_a_function_are_refused(wrong):
+    with pytest.raises(TypeError, match=r"\[loss\] \* K"):
+        refine(**dict(losses=[], lam=noise(2, 3), lr=0.1) | wrong)
+
+
+def test_a_loss_that_differentiates_inside_can_be_computed_again():
+    """The check, too, leaves gradients enabled."""
+
+    def loss(value):
+        (slope,) = torch.autograd.grad(value.pow(3).sum(), value, create_graph=True)
+        return 0.1 * slope.sum(-1)
+
+    lam = noise(2, 3).requires_grad_()
+    (expected,) = torch.autograd.grad(refine([loss] * 2, lam, lr=0.1).sum(), lam)
+    (found,) = torch.autograd.grad(refine([loss] * 2, lam, lr=0.1, adjoint=recomputed).sum(), lam)
+    assert_close(found, expected)

@@ -16,7 +16,19 @@ MODULES |= {".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuff
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 FLOORS = [
-    {"gaussian", "svi", "schedules", "twice", "data", "grammar", "checkpoint", "records", "notebook", "exercises"},
+    {
+        "gaussian",
+        "svi",
+        "schedules",
+        "twice",
+        "graph",
+        "data",
+        "grammar",
+        "checkpoint",
+        "records",
+        "notebook",
+        "exercises",
+    },
     {"elbo", "adjoint", "lstm", "softmax", "images", "plots", "corpora", "trainer"},
     {"models", "savae", "diagnostics", "exact", "widgets", "optim_n2n"},
     {name for name in MODULES if name.startswith("exercises.")},

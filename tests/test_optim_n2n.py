@@ -522,3 +522,10 @@ def test_the_code_of_the_page_runs_and_its_last_step_is_its_first(monkeypatch):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     assert len(through_the_class) > 10
     assert_same(through_the_class, gradients(), rtol=1e-3, atol=1e-5)
+
+
+def test_parameters_that_are_no_leaves_are_refused():
+    weight = noise(2, 2).requires_grad_()
+    for wrong in (weight, [weight * 2]):
+        with pytest.raises(ValueError, match="a list of parameters"):
+            OptimN2N(batch_loss, None, wrong)

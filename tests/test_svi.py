@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.autograd.functional import jacobian
 from torch.testing import assert_close
 
-from savae_lite.svi import clip_rows, last, svi
+from savae_lite.svi import check_loss, clip_rows, last, svi
 
 A, LOSS = quadratic()
 EYE = torch.eye(3, dtype=torch.float64)
@@ -268,3 +268,29 @@ def test_gradcheck_of_clip_rows_on_both_sides_of_the_norm():
 
 def test_last_is_the_last():
     assert last(iter("abc")) == "c"
+
+
+@pytest.mark.parametrize("bad, match", [
+    (lambda lam: lam.square().mean(), "one value per row"),
+    (lambda lam: lam[:, :1], "one value per row"),
+    (lambda lam: 1.0, "got float"),
+    (lambda lam: torch.zeros(len(lam)), "must depend on lam"),
+])  # fmt: skip
+def test_what_is_no_loss_of_rows_is_refused(bad, match):
+    for call in (lambda: list(svi([bad], noise(3, 2), lr=0.1)), lambda: check_loss(bad, noise(3, 2))):
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def test_whole_numbers_are_refused():
+    with pytest.raises(ValueError, match="floating-point"):
+        list(svi([lambda lam: lam.sum(-1)], torch.ones(2, 2, dtype=torch.int64), lr=0.1))
+
+
+def test_a_loss_is_checked_by_calling_it_again():
+    check_loss(lambda lam: lam.square().sum(-1), noise(3, 2))
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(RuntimeError, match="drawn once"):
+        check_loss(lambda lam: lam.sum(-1) + torch.randn(len(lam), generator=generator), noise(1, 2))
+    with pytest.raises(RuntimeError, match="mix rows"):
+        check_loss(lambda lam: (lam - lam[1:].mean(0)).square().sum(-1), noise(4, 2))

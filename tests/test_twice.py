@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from cases import generator, noise, seeds, sizes
+from cases import generator, noise, seeds, sentences, sizes, tiny_lstmvae
 from hypothesis import given
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from savae_lite import lstm, softmax, twice
 from savae_lite.models import LSTMVAE
+from savae_lite.savae import savae_loss
 
 
 def lstm_inputs(seed=1, length=4, rows=3, hidden=2):
@@ -137,3 +139,58 @@ def test_autocast_takes_the_plain_function():
     rough.sum().backward()
     assert 0 < (rough - exact).abs().max() < 0.1
     assert all(parameter.grad is not None for parameter in (model.recurrent, model.output))
+
+
+@every_layer
+def test_a_bar_that_depends_on_the_inputs_is_not_counted_twice(name):
+    """Reverse over reverse, as a Hessian-vector product has it, and a gradient of a gradient's norm."""
+    layer, inputs = LAYERS[name]
+    inputs = inputs()
+    wanted = [t for t in inputs if t.requires_grad]
+
+    def found(function):
+        gradient = torch.autograd.grad(function(*inputs).square().sum(), wanted, create_graph=True)
+        again = torch.autograd.grad(sum(t.square().sum() for t in gradient), wanted, create_graph=True)
+        return [*gradient, *again, *torch.autograd.grad(sum(t.sin().sum() for t in again), wanted)]
+
+    for ours, theirs in zip(found(lambda *t: twice.apply(layer, *t)), found(layer.plain), strict=True):
+        assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+def test_gradients_with_create_graph_are_those_without():
+    model, x = tiny_lstmvae(), sentences()
+    eps, parameters = noise(4, 1, len(x), 2, seed=48), list(model.parameters())
+    loss = savae_loss(model, x, eps, lr=0.3).mean()
+    plain = torch.autograd.grad(loss, parameters, retain_graph=True)
+    for ours, theirs in zip(torch.autograd.grad(loss, parameters, create_graph=True), plain, strict=True):
+        assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@every_layer
+def test_a_layer_can_be_checkpointed_and_used_under_torch_func(name):
+    layer, inputs = LAYERS[name]
+    *inputs, last = inputs()
+    value = lambda first: twice.apply(layer, first, *inputs[1:], last).sin().sum()  # noqa: E731
+    (expected,) = torch.autograd.grad(value(inputs[0]), inputs[0])
+    (again,) = torch.autograd.grad(checkpoint(value, inputs[0], use_reentrant=False), inputs[0])
+    assert_close(again, expected)
+    assert_close(torch.func.grad(value)(inputs[0]), expected)
+
+
+def test_a_backward_inside_an_autocast_region_is_in_full_precision():
+    inputs = [t.detach().float().requires_grad_() for t in lstm_inputs()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", enabled=False):
+            output = twice.apply(lstm.LAYER, *inputs)
+        found = torch.autograd.grad(output.sum(), inputs)
+    for ours, theirs in zip(found, torch.autograd.grad(lstm.plain_lstm(*inputs).sum(), inputs), strict=True):
+        assert_close(ours, theirs)
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    gates, h, recurrent = lstm_inputs()
+    with pytest.raises(ValueError, match="T counts time steps"):
+        lstm.lstm(gates[0], recurrent, h)
+    states, weight, bias, targets = softmax_inputs()
+    with pytest.raises(ValueError, match="Flatten time, samples and rows"):
+        softmax.log_probability(states, weight, bias, targets[:1])
