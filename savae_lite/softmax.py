@@ -54,12 +54,13 @@ def _gradient(inputs, saved, bar, asked):
 def _product(inputs, saved, bar, more, directions, asked):
     """When states move along v the scores move by s = v · weight, and p by p (s − ⟨p, s⟩).
 
-    What moves is made in blocks that fit a processor's cache, and never lies in memory as a whole.
+    On a CPU what moves is made in blocks that fit its cache, and never lies in memory as a whole.
     """
     (states, weight, bias, targets), (p,), (v,) = inputs, saved, directions
     weighted, to_bar, to_states = bar[:, None] * states, torch.empty_like(bar), torch.empty_like(states)
     expected, to_bias = (weight.new_zeros(*weight.shape) if asked[1] else None), torch.zeros_like(bias)
-    for block in _blocks(len(bar), len(bias)):
+    blocks = _blocks(len(bar), len(bias)) if p.device.type == "cpu" else [slice(None)]
+    for block in blocks:
         moved = v[block] @ weight
         mean = torch.linalg.vecdot(p[block], moved)
         to_bar[block] = moved.gather(-1, targets[block, None])[:, 0] - mean
