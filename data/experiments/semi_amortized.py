@@ -1,6 +1,6 @@
 """Chapter 7's comparison on oracles, made by the chapter's own build cells.
 
-    python data/experiments/semi_amortized.py rates 1 2      # which inner rate, which rate of Adam? on validation parts
+    python data/experiments/semi_amortized.py rates 1 2        # which inner rate, which rate of Adam? on validation parts
     python data/experiments/semi_amortized.py seeds 1 2 4 5 6  # every method and k, with the rates that won
 
 The numbers are seeds, one oracle each. Rows go to data/results one by one; a row that is already there is not made
@@ -19,12 +19,12 @@ from savae_lite.savae import from_encoder, from_prior
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "data" / "results"
 TEST_RATES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-LOW, MIDDLE, HIGH = (0.002, 0.005, 0.01, 0.02), (0.005, 0.01, 0.02, 0.05), (0.01, 0.02, 0.05, 0.1)
-# (encoder, method, k, rates): for k other than 10, and for the limited encoders, on the first seed only
+LOW, MIDDLE, HIGH = (0.001, 0.002, 0.005, 0.01, 0.02), (0.002, 0.005, 0.01, 0.02, 0.05), (0.005, 0.01, 0.02, 0.05, 0.1)
+# (encoder, method, k, rates)
 TUNED = [
     ("LSTM", "SA-VAE", 10, MIDDLE),
     ("LSTM", "VAE+SVI+KL", 10, MIDDLE),
-    ("LSTM", "first order", 10, (0.002, *MIDDLE)),
+    ("LSTM", "first order", 10, LOW),
     ("last word", "SA-VAE", 10, HIGH),
     ("blind", "SA-VAE", 10, HIGH),
     ("LSTM", "SA-VAE", 1, HIGH),
@@ -38,27 +38,32 @@ ADAMS = [(1.0, "VAE", 0, adam) for adam in (0.003, 0.01, 0.03, 0.1)] + [
 
 
 def rates(chapter, command, numbers):
-    """One row an encoder, method, k, pair of rates and seed: the gap after k steps on the validation part."""
-    wanted = [("LSTM", method, k, rate, adam, n) for rate, method, k, adam in ADAMS for n in numbers]
-    for encoder, method, k, grid in TUNED:
-        mine = numbers if (encoder, k) == ("LSTM", 10) else numbers[:1]
-        wanted += [(encoder, method, k, rate, chapter.ADAM, n) for rate in grid for n in mine]
-    worlds = {number: chapter.new_world(number) for number in numbers}
-    for encoder, method, k, rate, adam, number in wanted:
-        row = {"encoder": encoder, "method": method, "k": k, "rate": rate, "adam": adam, "seed": number}
-        path = RESULTS / "semi_amortized_rates.jsonl"
-        if not any(row.items() <= known.items() for known in rows(path)):
-            how = dict(adam=adam, encoder=chapter.ENCODERS[encoder])
-            model, seconds = chapter.train(worlds[number], method, k, rate, **how)
-            (gap,) = chapter.gaps_after(model, worlds[number].valid, rate, marks=[k]).mean(1).tolist()
-            append(path, row | {"valid": gap, "seconds": seconds} | provenance(command))
+    """One row an encoder, method, k, pair of rates and seed: the gap on the validation part after k steps, at whichever
+    test rate is best for it.
+    """
+    path = RESULTS / "semi_amortized_rates.jsonl"
+    wanted = [("LSTM", method, k, rate, adam) for rate, method, k, adam in ADAMS]
+    wanted += [(encoder, method, k, rate, chapter.ADAM) for encoder, method, k, grid in TUNED for rate in grid]
+    for number in numbers:
+        world = chapter.new_world(number)
+        for encoder, method, k, rate, adam in wanted:
+            row = {"encoder": encoder, "method": method, "k": k, "rate": rate, "adam": adam, "seed": number}
+            if not any(row.items() <= known.items() for known in rows(path)):
+                how = dict(adam=adam, encoder=chapter.ENCODERS[encoder])
+                model, seconds = chapter.train(world, method, k, rate, **how)
+                gaps = {
+                    r: chapter.gaps_after(model, world.valid, r, marks=[k], draws=2).mean().item() for r in TEST_RATES
+                }
+                best = min(gaps, key=gaps.get)
+                row |= {"valid": gaps[best], "test_rate": best, "seconds": seconds}
+                append(path, row | provenance(command))
 
 
 def seeds(chapter, command, numbers):
     """One row a trained encoder: gaps after k steps at several rates, on the validation and on the test part."""
     path = RESULTS / "semi_amortized.jsonl"
     wanted = [(*key, "epochs") for key in chapter.TRAINED]
-    wanted += [(encoder, "VAE", 0, "seconds") for encoder in chapter.ENCODERS]
+    wanted += [(encoder, "VAE", 0, "seconds") for encoder in chapter.ENCODERS] + [("LSTM", "SA-VAE", 10, "long")]
     for number in numbers:
         world = chapter.new_world(number)
         for encoder, method, k, budget in wanted:
@@ -77,7 +82,9 @@ def _trained(chapter, world, encoder, method, k, rate, epochs):
 
 
 def _affordable(path, epochs, number, encoder):
-    """As many epochs of the VAE as take the seconds of the SA-VAE with ten steps, by the rows of this seed."""
+    """As many epochs of the VAE as take the seconds of the SA-VAE with ten steps, by the rows of this seed; what is
+    "long" takes as many epochs, whatever their seconds.
+    """
     mine = [row for row in rows(path) if (row["seed"], row["encoder"]) == (number, encoder)]
     (cheap,) = [row["seconds"] for row in mine if row["method"] == "VAE" and row["budget"] == "epochs"]
     (dear,) = [row["seconds"] for row in mine if (row["method"], row["k"]) == ("SA-VAE", 10)]
