@@ -1,6 +1,6 @@
 """Chapter 7's comparison on oracles, made by the chapter's own build cells.
 
-    python data/experiments/semi_amortized.py rates 1 2        # which inner rate, which rate of Adam? on validation parts
+    python data/experiments/semi_amortized.py rates 1 2        # which inner rate, which rate of Adam?
     python data/experiments/semi_amortized.py seeds 1 2 4 5 6  # every method and k, with the rates that won
 
 The numbers are seeds, one oracle each. Rows go to data/results one by one; a row that is already there is not made
