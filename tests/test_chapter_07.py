@@ -158,3 +158,13 @@ def test_recorded_rows_are_of_the_rates_that_the_chapter_names(chapter):
         assert row["rate"] == chapter.TRAINED[row["encoder"], row["method"], row["k"]]
         assert row["marks"] == list(chapter.MARKS)
         assert len(row["test"]) == len(row["test_rates"]) and len(row["test"][0]) == len(chapter.MARKS)
+
+
+def test_the_long_training_has_the_epochs_of_the_vae_at_equal_seconds():
+    """A row for each seed, so that epochs and not seconds are equal."""
+    rows = [row for row in recorded("semi_amortized") if row["encoder"] == "LSTM"]
+    epochs = {
+        budget: {row["seed"]: row["epochs"] for row in rows if (row["method"], row["budget"]) == (method, budget)}
+        for method, budget in (("SA-VAE", "long"), ("VAE", "seconds"))
+    }
+    assert epochs["long"] == epochs["seconds"] and len(epochs["long"]) == 5

@@ -505,12 +505,15 @@ def test_the_code_of_the_page_runs_and_its_last_step_is_its_first(monkeypatch):
     exec(before, names)
     names["meta"].max_grad_norm = 0.0
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    names["train_step"](model, x, names["meta"], batch_loss, optimizer)
+    shape = (len(x), LATENT)
+    scoring = torch.randn(1, *shape, generator=generator(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randn_like", lambda like: scoring[0])
+        names["train_step"](model, x, names["meta"], batch_loss, optimizer)
     gradients = lambda: {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}  # noqa: E731
     through_the_class = gradients()
     optimizer.zero_grad()
-    stream, shape = generator(0), (len(x), LATENT)  # what both calls of the first step drew
-    eps = torch.cat([torch.randn(20, *shape, generator=stream), torch.randn(1, *shape, generator=stream)])[:, None]
+    eps = torch.cat([torch.randn(20, *shape, generator=generator(0)), scoring])[:, None]  # what the first step drew
 
     def same_noise(steps, rows, latent, *, generator):
         assert (steps, 1, rows, latent) == eps.shape
@@ -522,6 +525,12 @@ def test_the_code_of_the_page_runs_and_its_last_step_is_its_first(monkeypatch):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     assert len(through_the_class) > 10
     assert_same(through_the_class, gradients(), rtol=1e-3, atol=1e-5)
+    assert names["refined"].shape == (len(x), 2 * LATENT) and not names["refined"].requires_grad
+
+
+def test_the_code_of_the_page_fits_a_narrow_column():
+    code = re.findall(r"```(?:python|bash)\n(.*?)```", PAGE, re.DOTALL)
+    assert len(code) == 4 and all(len(line) <= 72 for block in code for line in block.splitlines())
 
 
 def test_parameters_that_are_no_leaves_are_refused():

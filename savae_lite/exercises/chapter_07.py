@@ -155,6 +155,11 @@ def score_as_a_loss(f, lam, eps, lr):
     return -fresh_score(f, lam, eps, lr)
 
 
+def averaged_steps(f, lam, eps, lr):
+    """your inner gradient is that of f(…).mean(), so its rate is lr / B. Each row is a problem of its own: .sum()."""
+    return _scored_with(f, lam, eps[:-1], lr / len(lam), eps[-1])
+
+
 def unrefined_score(f, lam, eps, lr):
     """this is the ELBO at λ₀: no step was taken."""
     return _scored_with(f, lam, eps[:0], lr, eps[-1])
@@ -173,6 +178,7 @@ score = Exercise(
         noise_of_the_first_step,
         step_on_the_scoring_noise,
         score_as_a_loss,
+        averaged_steps,
         unrefined_score,
         score_over_the_batch,
     ],
