@@ -64,7 +64,7 @@ class _Gradient(torch.autograd.Function):
     def forward(ctx, layer, asked, count, bar, *tensors):
         saved, inputs = tensors[:count], tensors[count:]
         gradient, more = layer.gradient(inputs, saved, bar, asked)
-        ctx.layer, ctx.wanted, ctx.counts = layer, asked, (count, len(inputs))
+        ctx.layer, ctx.counts = layer, (count, len(inputs))
         ctx.save_for_backward(bar, *saved, *inputs, *more)
         ctx.set_materialize_grads(False)
         return gradient

@@ -1,6 +1,6 @@
 """Differentiating through SVI: what each way costs and how exact it is, measured on this machine.
 
-    python data/experiments/bench run                     # about 20 minutes on one core; continues where it stopped
+    python data/experiments/bench run                     # about half an hour on one core; continues where it stopped
     python data/experiments/bench run --quick --out x     # less than a minute: is everything in place?
     python data/experiments/bench table                   # the rows, to be read
 
