@@ -187,3 +187,16 @@ def _decode(raw: bytes, path: Path) -> str:
             f"a corpus must be UTF-8 text; {path} breaks off in line {line} at byte {error.start} "
             f"(0x{raw[error.start]:02x}). Convert it, for example with iconv -t UTF-8."
         ) from error
+
+
+def check_tokens(x: Tensor, vocabulary: int, *, shortest: int = 2) -> None:
+    """Refuse what is not a batch ``(B, T)`` of token ids below ``vocabulary``, T ≥ ``shortest``: raises ValueError."""
+    if x.dim() != 2 or len(x) < 1 or x.shape[1] < shortest or x.dtype != torch.int64:
+        raise ValueError(
+            f"x must be int64 token ids (B, T) with B ≥ 1, T ≥ {shortest}, of one length and without padding; "
+            f"got {x.dtype} of shape {tuple(x.shape)}. Build sentences with data.Vocab.encode and data.batches."
+        )
+    low, high = x.aminmax()
+    if low < 0 or high >= vocabulary:
+        remedy = "Encode with the vocabulary that the model was made for."
+        raise ValueError(f"token ids must lie in 0 … {vocabulary - 1}; got {low} … {high}. {remedy}")

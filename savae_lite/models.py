@@ -1,5 +1,4 @@
-"""Models p(x, z) with a standard normal prior: one with an exact posterior, one with known parameters whose posterior
-takes quadrature, and a language model with a latent sentence code.
+"""Models p(x, z) with a standard normal prior: a linear one, an LSTM of known parameters, a VAE of sentences.
 
 The protocol that `savae` needs has two methods: ``encode(x)`` gives λ ``(B, 2D)``; ``log_likelihood(x)`` gives the
 function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``, with everything that z does not touch already computed. No model
@@ -12,9 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from savae_lite.data import check_tokens
 from savae_lite.gaussian import LOG_2PI, pack
 from savae_lite.lstm import LSTMEncoder, cell, lstm, uniform_parameters
-from savae_lite.softmax import log_probability
+from savae_lite.softmax import log_probability, log_total
 
 BOS, EOS = 0, 1  # the ids of <s> and </s> in every vocabulary (see data.Vocab)
 
@@ -92,17 +92,10 @@ class LSTMOracle(nn.Module):
 
     def log_likelihood(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """x ``(B, T)``; returns the function z ``(S, B, 2)`` ↦ log p(x|z) ``(S, B)``."""
-        _check_tokens(x, len(self.words) - 1, shortest=1)
+        check_tokens(x, len(self.words) - 1, shortest=1)
         start = x.new_full((len(x), 1), len(self.words) - 1)
-        base = self._base(torch.cat([start, x[:, :-1]], 1))[:, None]
-        targets = x.T[:, None, :, None]  # (T, 1, B, 1)
-
-        def given(z: Tensor) -> Tensor:
-            _check_codes(z, "S", len(x), self.latent)
-            logits = self._logits(base, z)  # (T, S, B, V)
-            return (logits.gather(-1, targets.expand(-1, len(z), -1, 1)).squeeze(-1) - logits.logsumexp(-1)).sum(0)
-
-        return given
+        base = self._base(torch.cat([start, x[:, :-1]], 1))
+        return self._affine(base, x) if self.top is None else self._layered(base, x)
 
     @torch.no_grad()
     def sample(self, rows: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -113,6 +106,25 @@ class LSTMOracle(nn.Module):
             probabilities = self._logits(self._base(x)[-1], z).softmax(-1)
             x = torch.cat([x, probabilities.multinomial(1, generator=generator)], 1)
         return x[:, 1:], z
+
+    def _affine(self, base: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+        total = log_total(base.transpose(0, 1))
+        chosen, toward = base.gather(-1, x.T[..., None]).sum((0, 2)), self.z_output.T[x].sum(1)  # (B,), (B, 2)
+
+        def given(z: Tensor) -> Tensor:
+            _check_codes(z, "S", len(x), self.latent)
+            some = z[:, :1] if z.stride(1) == 0 else z  # a grid is the same for all rows
+            return chosen + (z * toward).sum(-1) - total(some @ self.z_output).sum(-1)
+
+        return given
+
+    def _layered(self, base: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+        def given(z: Tensor) -> Tensor:
+            _check_codes(z, "S", len(x), self.latent)
+            log_p = self._logits(base[:, None], z).log_softmax(-1)  # (T, S, B, V)
+            return log_p.gather(-1, x.T[:, None, :, None].expand(-1, len(z), -1, 1)).sum((0, -1))
+
+        return given
 
     def _base(self, x: Tensor) -> Tensor:
         gates = self.words[x.T] @ self.input + self.bias
@@ -165,7 +177,7 @@ class LSTMVAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """λ ``(B, 2D)`` from the last state of an LSTM that read the token ids x ``(B, T)``."""
-        _check_tokens(x, len(self.words))
+        check_tokens(x, len(self.words))
         return self.encoder(x) if self.latent else self.bias.new_zeros(len(x), 0)
 
     def log_likelihood(self, x: Tensor, *, generator: torch.Generator | None = None) -> Callable[[Tensor], Tensor]:
@@ -181,7 +193,7 @@ class LSTMVAE(nn.Module):
         With a generator the dropout masks are drawn here, once, so that the function is the same each time it is
         called.
         """
-        _check_tokens(x, len(self.words))
+        check_tokens(x, len(self.words))
         drop = generator is not None and self.dropout > 0
         embedded = self.words[x[:, :-1].T]
         embedded = self._drop(embedded, generator) if drop else embedded
@@ -230,18 +242,6 @@ class LSTMVAE(nn.Module):
     def _drop(self, values: Tensor, generator: torch.Generator) -> Tensor:
         kept = torch.rand(values.shape, generator=generator, device=values.device) >= self.dropout
         return values * kept / (1 - self.dropout)
-
-
-def _check_tokens(x: Tensor, vocabulary: int, *, shortest: int = 2) -> None:
-    if x.dim() != 2 or len(x) < 1 or x.shape[1] < shortest or x.dtype != torch.int64:
-        raise ValueError(
-            f"x must be int64 token ids (B, T) with B ≥ 1, T ≥ {shortest}, of one length and without padding; "
-            f"got {x.dtype} of shape {tuple(x.shape)}. Build sentences with data.Vocab.encode and data.batches."
-        )
-    low, high = x.aminmax()
-    if low < 0 or high >= vocabulary:
-        remedy = "Encode with the vocabulary that the model was made for."
-        raise ValueError(f"token ids must lie in 0 … {vocabulary - 1}; got {low} … {high}. {remedy}")
 
 
 def _check_codes(z: Tensor, *wanted: int | str) -> None:

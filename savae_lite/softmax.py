@@ -1,9 +1,11 @@
 """The output layer of a language model: an affine map, a softmax, and the log-probability of the token that came.
 
 The array with a value for every token of the vocabulary is by far the largest of the model. It is made once, turned
-into probabilities in place, and is all that the derivatives keep.
+into probabilities in place, and is all that the derivatives keep. `log_total` does not even make it once a step.
 """
 
+import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -31,6 +33,27 @@ def log_probability(states: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
 def plain_log_probability(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """What `log_probability` computes, of ordinary operations."""
     return torch.addmm(bias, states, weight).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+
+def log_total(base: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function shift ``(S, B, V)`` ↦ log Σ_v exp(base_v + shift_v) ``(S, B, T)``, for base ``(B, T, V)``.
+
+    Scores that only shift as z moves need few exponentials: Σ exp(base) exp(shift) is a product, whose first factor is
+    computed here, once. A shift of one row, B = 1, serves all rows. Where base is so wide that the product could
+    underflow, beyond 40 in float32, the sum is taken as it stands.
+    """
+    wide = -math.log(torch.finfo(base.dtype).tiny) / 2.2  # leaves room for 1 / total²
+    if (base.detach().amax(-1) - base.detach().amin(-1)).max() > wide:
+        return lambda shift: (base + shift[:, :, None]).logsumexp(-1)
+    top = base.detach().amax(-1, keepdim=True)
+    share = (base - top).exp()
+
+    def given(shift: Tensor) -> Tensor:
+        peak = shift.detach().amax(-1, keepdim=True)
+        total = torch.einsum("btv,sbv->sbt", share, (shift - peak).exp())
+        return total.log() + top[..., 0] + peak
+
+    return given
 
 
 def _forward(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor):
