@@ -95,3 +95,10 @@ def _check_samples(name: str, samples: Tensor, lam: Tensor) -> None:
             f"{name} must be (S, {wanted}), S ≥ 1, to match lam {tuple(lam.shape)}; got {tuple(samples.shape)}. "
             "The first dimension counts samples: add it with [None] where there is one."
         )
+
+
+def check_codes(z: Tensor, *wanted: int | str) -> None:
+    """Refuse a z that is not of the wanted shape, in which "S" stands for any number of samples: raises ValueError."""
+    if z.dim() != len(wanted) or any(n != m for n, m in zip(z.shape, wanted, strict=True) if m != "S"):
+        shape = ", ".join(map(str, wanted))
+        raise ValueError(f"z must be ({shape}) for this model and batch; got {tuple(z.shape)}. S counts samples.")

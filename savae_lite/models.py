@@ -1,4 +1,4 @@
-"""Models p(x, z) with a standard normal prior: a linear one, an LSTM of known parameters, a VAE of sentences.
+"""Models p(x, z) with a standard normal prior: one linear, one an LSTM of known parameters.
 
 The protocol that `savae` needs has two methods: ``encode(x)`` gives λ ``(B, 2D)``; ``log_likelihood(x)`` gives the
 function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``, with everything that z does not touch already computed. No model
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from savae_lite.data import check_tokens
-from savae_lite.gaussian import LOG_2PI, pack
-from savae_lite.lstm import LSTMEncoder, cell, lstm, uniform_parameters
-from savae_lite.softmax import log_probability, log_total
-
-BOS, EOS = 0, 1  # the ids of <s> and </s> in every vocabulary (see data.Vocab)
+from savae_lite.gaussian import LOG_2PI, check_codes, pack
+from savae_lite.lstm import lstm, uniform_parameters
+from savae_lite.softmax import log_total
 
 
 class LinearGaussian:
@@ -112,7 +110,7 @@ class LSTMOracle(nn.Module):
         chosen, toward = base.gather(-1, x.T[..., None]).sum((0, 2)), self.z_output.T[x].sum(1)  # (B,), (B, 2)
 
         def given(z: Tensor) -> Tensor:
-            _check_codes(z, "S", len(x), self.latent)
+            check_codes(z, "S", len(x), self.latent)
             some = z[:, :1] if z.stride(1) == 0 else z  # a grid is the same for all rows
             return chosen + (z * toward).sum(-1) - total(some @ self.z_output).sum(-1)
 
@@ -120,7 +118,7 @@ class LSTMOracle(nn.Module):
 
     def _layered(self, base: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
         def given(z: Tensor) -> Tensor:
-            _check_codes(z, "S", len(x), self.latent)
+            check_codes(z, "S", len(x), self.latent)
             log_p = self._logits(base[:, None], z).log_softmax(-1)  # (T, S, B, V)
             return log_p.gather(-1, x.T[:, None, :, None].expand(-1, len(z), -1, 1)).sum((0, -1))
 
@@ -134,117 +132,3 @@ class LSTMOracle(nn.Module):
     def _logits(self, base: Tensor, z: Tensor) -> Tensor:
         logits = base + z @ self.z_output
         return logits if self.top is None else logits.tanh() @ self.top
-
-
-class LSTMVAE(nn.Module):
-    """A sentence VAE: one LSTM reads x and gives λ, another writes x with z at every step (Kim et al. 2018, §5.2).
-
-    z enters each input of the decoder, its first state h₀ and, with ``skip``, the logits (Dieng et al. 2019).
-    ``latent = 0`` is a plain language model. A batch x ``(B, T)`` holds sentences of one length, from <s> to </s>;
-    there is no padding and no mask.
-
-    Weights start uniform in ±0.1, those that read z in ±``z_scale``: in a small decoder z needs the larger start to
-    be heard at all. ``dropout`` acts on the decoder's word embeddings and on its output states, and only where a
-    generator is passed.
-    """
-
-    def __init__(
-        self,
-        vocabulary: int,
-        *,
-        embedding: int,
-        hidden: int,
-        latent: int,
-        generator: torch.Generator,
-        skip: bool = False,
-        dropout: float = 0.0,
-        z_scale: float = 0.1,
-    ) -> None:
-        super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1); got {dropout}. It is the share of values set to zero.")
-        self.latent, self.hidden, self.dropout = latent, hidden, dropout
-
-        uniform = uniform_parameters(0.1, generator)
-        sizes = dict(embedding=embedding, hidden=hidden, latent=latent)
-        self.encoder = LSTMEncoder(vocabulary, **sizes, generator=generator) if latent else None
-        self.words, self.bias = uniform(vocabulary, embedding), uniform(4 * hidden)
-        self.input, self.recurrent = uniform(embedding, 4 * hidden), uniform(hidden, 4 * hidden)
-        self.z_input = uniform(latent, 4 * hidden, scale=z_scale)
-        self.z_state, self.z_state_bias = uniform(latent, hidden, scale=z_scale), uniform(hidden)
-        self.output, self.output_bias = uniform(hidden, vocabulary), uniform(vocabulary)
-        self.z_output = uniform(latent if skip else 0, vocabulary, scale=z_scale)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """λ ``(B, 2D)`` from the last state of an LSTM that read the token ids x ``(B, T)``."""
-        check_tokens(x, len(self.words))
-        return self.encoder(x) if self.latent else self.bias.new_zeros(len(x), 0)
-
-    def log_likelihood(self, x: Tensor, *, generator: torch.Generator | None = None) -> Callable[[Tensor], Tensor]:
-        """The function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``, the sum over the tokens of x ``(B, T)``."""
-        per_token = self.token_log_likelihood(x, generator=generator)
-        return lambda z: per_token(z).sum(-1)
-
-    def token_log_likelihood(
-        self, x: Tensor, *, generator: torch.Generator | None = None
-    ) -> Callable[[Tensor], Tensor]:
-        """The function z ``(S, B, D)`` ↦ log p(x_t | x_<t, z) ``(S, B, T − 1)``, for every token after <s>.
-
-        With a generator the dropout masks are drawn here, once, so that the function is the same each time it is
-        called.
-        """
-        check_tokens(x, len(self.words))
-        drop = generator is not None and self.dropout > 0
-        embedded = self.words[x[:, :-1].T]
-        embedded = self._drop(embedded, generator) if drop else embedded
-        gates = (embedded @ self.input + self.bias)[:, None]  # (T − 1, 1, B, 4H), shared by all samples and inner steps
-        mask = self._drop(gates.new_ones(len(gates), 1, len(x), self.hidden), generator) if drop else None
-        targets = x[:, 1:].T[:, None]
-        weight = torch.cat([self.output, self.z_output])
-
-        def given(z: Tensor) -> Tensor:
-            _check_codes(z, "S", len(x), self.latent)
-            samples, rows, _ = z.shape
-            h = (z @ self.z_state + self.z_state_bias).flatten(0, 1)
-            states = lstm((gates + z @ self.z_input).flatten(1, 2), self.recurrent, h)
-            states = states.unflatten(1, (samples, rows))
-            states = self._with_skip(states * mask if drop else states, z).flatten(0, 2)
-            tokens = targets.expand(-1, samples, -1).flatten()
-            return log_probability(states, weight, self.output_bias, tokens).view(-1, samples, rows).movedim(0, -1)
-
-        return given
-
-    @torch.no_grad()
-    def generate(self, z: Tensor, *, steps: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sentences x ``(B, ≤ steps + 1)`` from z ``(B, D)``: sampled with a generator, the likeliest next token
-        without one.
-
-        Rows that have ended are filled with </s>.
-        """
-        _check_codes(z, len(z), self.latent)
-        x = torch.full((len(z), 1), BOS, device=z.device)
-        h, c = z @ self.z_state + self.z_state_bias, z.new_zeros(len(z), self.hidden)
-        for _ in range(steps):
-            gates = self.words[x[:, -1]] @ self.input + self.bias + z @ self.z_input
-            h, c = cell(gates, self.recurrent, h, c)
-            logits = self._with_skip(h, z) @ torch.cat([self.output, self.z_output]) + self.output_bias
-            drawn = logits.softmax(-1).multinomial(1, generator=generator)[:, 0] if generator else None
-            token = logits.argmax(-1) if drawn is None else drawn
-            x = torch.cat([x, token.where(x[:, -1] != EOS, EOS)[:, None]], dim=1)
-            if (x[:, -1] == EOS).all():
-                break
-        return x
-
-    def _with_skip(self, states: Tensor, z: Tensor) -> Tensor:
-        """One product serves state and skip: a separate sum over the vocabulary would cost as much as the softmax."""
-        return torch.cat([states, z.expand(*states.shape[:-1], -1)], -1) if len(self.z_output) else states
-
-    def _drop(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        kept = torch.rand(values.shape, generator=generator, device=values.device) >= self.dropout
-        return values * kept / (1 - self.dropout)
-
-
-def _check_codes(z: Tensor, *wanted: int | str) -> None:
-    if z.dim() != len(wanted) or any(n != m for n, m in zip(z.shape, wanted, strict=True) if m != "S"):
-        shape = ", ".join(map(str, wanted))
-        raise ValueError(f"z must be ({shape}) for this model and batch; got {tuple(z.shape)}. S counts samples.")

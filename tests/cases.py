@@ -3,7 +3,8 @@
 import torch
 from hypothesis import strategies as st
 
-from savae_lite.models import LSTMVAE, LinearGaussian
+from savae_lite.models import LinearGaussian
+from savae_lite.text import LSTMVAE
 
 numbers = st.floats(-2.5, 2.5)
 sizes = st.integers(1, 4)

@@ -9,10 +9,10 @@ import torch
 from savae_lite.corpora import WHEEL, cache_dir
 from savae_lite.data import Vocab
 from savae_lite.diagnostics import importance_weighted_nll, perplexity
-from savae_lite.models import LSTMVAE
 from savae_lite.notebook import built
 from savae_lite.records import recorded, rows
 from savae_lite.savae import METHODS, draw_noise, savae_loss
+from savae_lite.text import LSTMVAE
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from torch.distributions import MultivariateNormal, Normal
 from torch.testing import assert_close
 
-from savae_lite.models import LSTMVAE, LinearGaussian
+from savae_lite.models import LinearGaussian
+from savae_lite.text import LSTMVAE
 
 few = settings(max_examples=8)
 

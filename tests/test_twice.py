@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from savae_lite import lstm, softmax, twice
-from savae_lite.models import LSTMVAE
 from savae_lite.savae import savae_loss
+from savae_lite.text import LSTMVAE
 
 
 def lstm_inputs(seed=1, length=4, rows=3, hidden=2):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from savae_lite.models import LSTMVAE
 from savae_lite.savae import draw_noise
+from savae_lite.text import LSTMVAE
 
 MOMENTUM = 0.5
 STEPS = (1, 5, 10, 20, 40)

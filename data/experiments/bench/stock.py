@@ -1,4 +1,4 @@
-"""The sentence VAE of `savae_lite.models.LSTMVAE` once more, from torch's own parts, with the same weights.
+"""The sentence VAE of `savae_lite.text.LSTMVAE` once more, from torch's own parts, with the same weights.
 
 z is joined to every word's embedding and h₀ is an affine map of z, as in Kim et al. (2018, §5.2). An nn.LSTM has the
 gates in another order and two biases; the second one is zero here.

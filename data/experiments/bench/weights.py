@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from savae_lite.gaussian import kl
-from savae_lite.models import LSTMVAE, LSTMOracle
+from savae_lite.models import LSTMOracle
 from savae_lite.savae import savae_loss
+from savae_lite.text import LSTMVAE
 
 CACHE = Path(__file__).resolve().parents[2] / "cache" / "bench"
 VAE_STEPS, REFINED_STEPS = {"tiny": 5, "S": 1500, "M": 200}, {"tiny": 1, "S": 100, "M": 20}
