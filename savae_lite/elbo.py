@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from savae_lite.gaussian import kl, log_prob, reparameterize
+from savae_lite.gaussian import kl, log_prob, pack, reparameterize, unpack
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -43,6 +43,29 @@ def iwae(log_joint: LogDensity, lam: Tensor, eps: Tensor) -> Tensor:
     Shapes as in `elbo`; returns ``(B,)``. S = 1 is `elbo_mc`.
     """
     return _log_weights(log_joint, lam, eps).logsumexp(0) - math.log(len(eps))
+
+
+def unit_kl(lam: Tensor) -> Tensor:
+    """KL(q(z_d; λ) ‖ p(z_d)) of each unit by itself, in nats; lam ``(B, 2D)``, returns ``(B, D)``. Their sum is `kl`."""
+    mean, logvar = unpack(lam)
+    return kl(pack(mean[..., None], logvar[..., None]))
+
+
+def free_bits(units: Tensor, floor: float) -> Tensor:
+    """Σ_d max(floor, (1/B) Σ_b KL_bd): stands where the mean KL stands in a loss (Kingma et al. 2016).
+
+    units ``(B, D)`` from `unit_kl`; floor in nats, so the first ``floor`` nats of each unit are free; returns a scalar.
+    A unit whose mean over the batch lies below the floor gets no gradient. The loss is then the bound of nothing: it
+    charges at least D · floor whatever z says, so report the bound with the KL itself.
+
+    >>> free_bits(torch.tensor([[0.0, 1.0], [0.2, 3.0]]), floor=0.5).item()  # of 0.1, nothing; of 2, all
+    2.5
+    """
+    if not floor >= 0:
+        raise ValueError(f"floor must be ≥ 0 nats a unit; got {floor}. At 0 this is the mean KL.")
+    if units.dim() != 2 or len(units) < 1:
+        raise ValueError(f"units must be (B, D), B ≥ 1; got {tuple(units.shape)}. Take them from unit_kl(lam).")
+    return units.mean(0).clamp(min=floor).sum()
 
 
 def _log_weights(log_joint: LogDensity, lam: Tensor, eps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from savae_lite.gaussian import check_codes
 from savae_lite.lstm import LSTMEncoder, cell, lstm, uniform_parameters
 from savae_lite.softmax import log_probability
 
-BOS, EOS = Vocab.BOS, Vocab.EOS
+BOS, EOS, UNK = Vocab.BOS, Vocab.EOS, Vocab.UNK
 
 
 class LSTMVAE(nn.Module):
@@ -25,8 +25,9 @@ class LSTMVAE(nn.Module):
     there is no padding and no mask.
 
     Weights start uniform in ±0.1, those that read z in ±``z_scale``: in a small decoder z needs the larger start to
-    be heard at all. ``dropout`` acts on the decoder's word embeddings and on its output states, and only where a
-    generator is passed.
+    be heard at all. ``dropout`` acts on the decoder's word embeddings and on its output states; ``word_dropout``
+    replaces that share of the decoder's input words by <unk>, never <s>, and leaves what is to be predicted (Bowman
+    et al. 2016, §3.1). Both act only where a generator is passed.
     """
 
     def __init__(
@@ -39,12 +40,15 @@ class LSTMVAE(nn.Module):
         generator: torch.Generator,
         skip: bool = False,
         dropout: float = 0.0,
+        word_dropout: float = 0.0,
         z_scale: float = 0.1,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1); got {dropout}. It is the share of values set to zero.")
-        self.latent, self.hidden, self.dropout = latent, hidden, dropout
+        if not 0 <= word_dropout <= 1:
+            raise ValueError(f"word_dropout must lie in [0, 1]; got {word_dropout}. It is the share of words hidden.")
+        self.latent, self.hidden, self.dropout, self.word_dropout = latent, hidden, dropout, word_dropout
 
         uniform = uniform_parameters(0.1, generator)
         sizes = dict(embedding=embedding, hidden=hidden, latent=latent)
@@ -76,7 +80,8 @@ class LSTMVAE(nn.Module):
         """
         check_tokens(x, len(self.words))
         drop = generator is not None and self.dropout > 0
-        embedded = self.words[x[:, :-1].T]
+        hide = generator is not None and self.word_dropout > 0
+        embedded = self.words[(self._hide(x, generator) if hide else x)[:, :-1].T]
         embedded = self._drop(embedded, generator) if drop else embedded
         gates = (embedded @ self.input + self.bias)[:, None]  # (T − 1, 1, B, 4H), shared by all samples and inner steps
         mask = self._drop(gates.new_ones(len(gates), 1, len(x), self.hidden), generator) if drop else None
@@ -119,6 +124,10 @@ class LSTMVAE(nn.Module):
     def _with_skip(self, states: Tensor, z: Tensor) -> Tensor:
         """One product serves state and skip: a separate sum over the vocabulary would cost as much as the softmax."""
         return torch.cat([states, z.expand(*states.shape[:-1], -1)], -1) if len(self.z_output) else states
+
+    def _hide(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        hidden = torch.rand(x.shape, generator=generator, device=x.device) < self.word_dropout
+        return x.masked_fill(hidden & (x != BOS), UNK)
 
     def _drop(self, values: Tensor, generator: torch.Generator) -> Tensor:
         kept = torch.rand(values.shape, generator=generator, device=values.device) >= self.dropout
