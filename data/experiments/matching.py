@@ -61,6 +61,9 @@ def of_rates(seeds):
         first += [("learned", method, k, middle | how) for how in tried]
         grid = (*MIDDLE, *HIGHER) if method == "SVI" else MIDDLE
         rated += [("learned", method, k, {"rate": rate, "z_start": 0.1, "model_adam": 0.01}) for rate in grid if k]
+        middle = {"rate": 0.1 if method == "SVI" else 0.02} if k else {}
+        near = (0.007, 0.014) if k else (0.007, 0.01, 0.014)
+        rated += [("learned", method, k, middle | {"z_start": 0.1, "model_adam": adam}) for adam in near]
     names = ("setting", "method", "k", "how", "seed")
     rows = [(*row, seeds[0]) for row in first] + [(*row, seed) for seed in seeds for row in rated]
     return [{name: value for name, value in zip(names, row, strict=True) if name != "how"} | row[3] for row in rows]
