@@ -201,7 +201,7 @@ def main(what, *numbers):
     name, plan, measure = PLANS[what]
     path = RESULTS / f"{name}.jsonl"
     source = provenance(f"python data/experiments/matching.py {' '.join([what, *numbers])}")
-    wanted = plan([int(number) for number in numbers])
+    wanted = {frozenset(row.items()): row for row in plan([int(number) for number in numbers])}.values()
     workers = int(os.environ.get("PROCESSES", os.cpu_count()))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for budget in ("epochs", "seconds"):  # the second budget is read from rows of the first
