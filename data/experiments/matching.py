@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "data" / "results"
 TEST_RATES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 MAP_MARKS = (0, 1, 5, 20)
-LOW, MIDDLE, HIGHER = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02), (0.005, 0.01, 0.02, 0.05), (0.1, 0.2)
+LOW, HIGH = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02), (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @cache
@@ -59,7 +59,7 @@ def of_rates(seeds):
         starts = [{"z_start": z_start} for z_start in (0.1, 1.0)]
         tried = [start | {"model_adam": adam} for start, adam in product(starts, (0.005, 0.01, 0.02))]
         first += [("learned", method, k, middle | how) for how in tried]
-        grid = (*MIDDLE, *HIGHER) if method == "SVI" else MIDDLE
+        grid = HIGH if method == "SVI" else HIGH[:-1]
         rated += [("learned", method, k, {"rate": rate, "z_start": 0.1, "model_adam": 0.01}) for rate in grid if k]
         middle = {"rate": 0.1 if method == "SVI" else 0.02} if k else {}
         near = (0.007, 0.014) if k else (0.007, 0.01, 0.014)
