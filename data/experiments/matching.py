@@ -54,7 +54,7 @@ def of_rates(seeds):
     first = [("oracle", "VAE", 0, {"adam": adam}) for adam in (0.001, 0.003, 0.01, 0.03)]
     first += [("oracle", "SA-VAE", 20, {"rate": 0.005, "adam": adam}) for adam in (0.001, 0.003, 0.03)]
     rated = [("oracle", method, 20, {"rate": rate}) for method, rate in product(("SA-VAE", "VAE+SVI+KL"), LOW)]
-    for method, k in (("VAE", 0), ("SVI", 20), ("VAE+SVI", 20), ("VAE+SVI+KL", 20), ("SA-VAE", 20)):
+    for method, k in chapter().compared("paper", "learned").items():
         middle = {"rate": 0.02} if k else {}
         starts = [{"z_start": z_start} for z_start in (0.1, 1.0)]
         tried = [start | {"model_adam": adam} for start, adam in product(starts, (0.005, 0.01, 0.02))]
