@@ -3,6 +3,7 @@
     python data/experiments/matching.py rates 1 2            # which rates, which start?
     python data/experiments/matching.py paper 1 2 3 4 5      # every method at the paper's size, with the rates that won
     python data/experiments/matching.py small 1 2 3 4 5      # the same at the size that runs live
+    python data/experiments/matching.py exact 1 2 3 4 5      # models learned by quadrature, without a posterior
     python data/experiments/matching.py map 1 2 3            # oracle setting: scales of the oracle, steps, encoders
 
 The numbers are seeds, one oracle each. Trainings run in parallel processes, as many as there are cores or as
@@ -64,6 +65,8 @@ def of_rates(seeds):
         middle = {"rate": 0.1 if method == "SVI" else 0.02} if k else {}
         near = (0.007, 0.014) if k else (0.007, 0.01, 0.014)
         rated += [("learned", method, k, middle | {"z_start": 0.1, "model_adam": adam}) for adam in near]
+    adams = ({"z_start": 0.1, "model_adam": adam} for adam in (0.007, 0.01, 0.014))
+    rated += [("learned", "exact", 0, how) for how in adams]
     names = ("setting", "method", "k", "how", "seed")
     rows = [(*row, seeds[0]) for row in first] + [(*row, seed) for seed in seeds for row in rated]
     return [{name: value for name, value in zip(names, row, strict=True) if name != "how"} | row[3] for row in rows]
@@ -74,6 +77,8 @@ def tried(row):
     made, tables = world("paper", row["seed"])
     how = {name: row[name] for name in ("rate", "adam", "model_adam", "z_start") if name in row}
     student, facts = chapter().train(made, row["setting"], row["method"], row["k"], **how)
+    if row["method"] == "exact":
+        return {"valid": -chapter().log_p(student, made.valid).mean().item(), **facts}
     table = tables["valid"] if row["setting"] == "oracle" else chapter().ruler(student, made.valid)
     steps = dict(marks=[row["k"]], draws=2)
     bounds = {}
@@ -98,6 +103,12 @@ def of_size(size, seeds):
     ]
 
 
+def of_exact(seeds):
+    """Models learned by their evidence itself."""
+    key = {"size": "paper", "setting": "learned", "method": "exact", "k": 0, "budget": "epochs"}
+    return [key | {"seed": seed} for seed in seeds]
+
+
 def matched(row):
     """One trained student, measured exactly."""
     made, tables = world(row["size"], row["seed"])
@@ -105,7 +116,7 @@ def matched(row):
     if row["setting"] == "learned":
         tables = {part: chapter().ruler(student, getattr(made, part)) for part in tables}
     facts |= {"marks": list(chapter().MARKS), "test_rates": list(TEST_RATES)}
-    for part, draws in (("valid", 2), ("test", 4)):
+    for part, draws in (("valid", 2), ("test", 4)) if row["method"] != "exact" else ():
         how = dict(method=row["method"], draws=draws, marks=chapter().MARKS)
         found = [_after_steps(student, tables[part], getattr(made, part), rate, **how) for rate in TEST_RATES]
         facts |= {f"{part}_{name}": [of[name] for of in found] for name in found[0]}  # (rates, marks)
@@ -192,6 +203,7 @@ PLANS = {
     "rates": ("matching_rates", of_rates, tried),
     "paper": ("matching", partial(of_size, "paper"), matched),
     "small": ("matching", partial(of_size, "small"), matched),
+    "exact": ("matching", of_exact, matched),
     "map": ("matching_map", of_map, mapped),
 }
 
