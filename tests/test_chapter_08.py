@@ -30,7 +30,7 @@ def tiny(chapter):
     """Sequences of two words out of four, few enough to enumerate."""
     oracle = LSTMOracle(4, length=2, embedding=3, hidden=3, z_scale=2.0, generator=generator(1))
     x, _ = oracle.sample(3000, generator=generator(2))
-    return SimpleNamespace(vocabulary=4, width=3, seed=0, oracle=oracle, x=x[:200], valid=x[:50], more=x)
+    return SimpleNamespace(vocabulary=4, width=3, steps=3, seed=0, oracle=oracle, x=x[:200], valid=x[:50], more=x)
 
 
 def learned(chapter, world, seed=3):
