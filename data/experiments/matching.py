@@ -3,7 +3,7 @@
     python data/experiments/matching.py rates 1 2            # which rates, which start?
     python data/experiments/matching.py paper 1 2 3 4 5      # every method at the paper's size, with the rates that won
     python data/experiments/matching.py small 1 2 3 4 5      # the same at the size that runs live
-    python data/experiments/matching.py exact 1 2 3 4 5      # models learned by quadrature, without a posterior
+    python data/experiments/matching.py exact 1 2 3 4 5      # models learned by quadrature, and with ten samples of z
     python data/experiments/matching.py map 1 2 3            # oracle setting: scales of the oracle, steps, encoders
 
 The numbers are seeds, one oracle each. Trainings run in parallel processes, as many as there are cores or as
@@ -104,9 +104,10 @@ def of_size(size, seeds):
 
 
 def of_exact(seeds):
-    """Models learned by their evidence itself."""
-    key = {"size": "paper", "setting": "learned", "method": "exact", "k": 0, "budget": "epochs"}
-    return [key | {"seed": seed} for seed in seeds]
+    """Models learned by their evidence itself, and with more samples of z."""
+    methods = {"exact": 0, "VAE, ten samples": 0, "SA-VAE, ten samples": 20}
+    key = {"size": "paper", "setting": "learned", "budget": "epochs"}
+    return [key | {"method": method, "k": k, "seed": seed} for seed in seeds for method, k in methods.items()]
 
 
 def matched(row):
