@@ -4,7 +4,7 @@
     python data/experiments/matching.py paper 1 2 3 4 5      # every method at the paper's size, with the rates that won
     python data/experiments/matching.py small 1 2 3 4 5      # the same at the size that runs live
     python data/experiments/matching.py exact 1 2 3 4 5      # models learned by quadrature, and with ten samples of z
-    python data/experiments/matching.py map 1 2 3            # oracle setting: scales of the oracle, steps, encoders
+    python data/experiments/matching.py map 1 2 3            # small oracles: scales of z's weights, steps, encoders
 
 The numbers are seeds, one oracle each. Trainings run in parallel processes, as many as there are cores or as
 ``PROCESSES`` says. Rows go to data/results one by one; a row that is already there is not made again, so an
@@ -33,7 +33,7 @@ from savae_lite.records import append, provenance, rows
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "data" / "results"
 TEST_RATES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-MAP_MARKS = (0, 1, 5, 20)
+MAP_MARKS = (0, 1, 3, 10)
 LOW, HIGH = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02), (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -166,29 +166,31 @@ def _affordable(row):
 
 
 def of_map(seeds):
-    """Oracles whose z weighs less or more, steps, and encoders of other widths."""
-    columns = [("oracle", "VAE", 0), ("oracle", "SVI", 0), *(("oracle", "SA-VAE", k) for k in MAP_MARKS[1:])]
-    columns += [("learned", "VAE", 0), *(("learned", method, k) for method in ("SVI", "SA-VAE") for k in MAP_MARKS[2:])]
+    """Small oracles whose z weighs less or more, steps, rates, and encoders of other widths."""
+    given, learned, short = (0.0002, 0.002, 0.01, 0.05), (0.005, 0.02, 0.1), (0.02, 0.1, 0.3)
+    columns = [("oracle", "VAE", 0, 1.0), ("oracle", "SVI", 0, 1.0), ("learned", "VAE", 0, 1.0)]
+    columns += [("oracle", "SA-VAE", k, rate) for k, rate in product(MAP_MARKS[1:], given)]
+    columns += [("learned", "SA-VAE", k, rate) for k, rate in product(MAP_MARKS[2:], learned)]
+    columns += [("learned", "SVI", k, rate) for k, rate in product(MAP_MARKS[2:], short)]
     keys = [(z_scale, None, *column) for z_scale in (1.0, 2.0, 5.0, 10.0) for column in columns]
-    keys += [(5.0, width, "oracle", *how) for width in (2, 10) for how in (("VAE", 0), ("SA-VAE", 20))]
-    names = ("z_scale", "width", "setting", "method", "k", "seed")
+    for width in (2, 5, 10):
+        keys += [(5.0, width, "oracle", "VAE", 0, 1.0)]
+        keys += [(5.0, width, "oracle", "SA-VAE", MAP_MARKS[-1], rate) for rate in given]
+    names = ("z_scale", "width", "setting", "method", "k", "rate", "seed")
     return [dict(zip(names, (*key, seed), strict=True)) for seed in seeds for key in keys]
 
 
 def mapped(row):
     """Bounds at the test rates. All rates are in proportion to the variance of the oracle's posteriors."""
-    made, tables = world("paper", row["seed"], row["z_scale"])
-    stretch = _variance(tables["test"]) / _variance(world("paper", row["seed"])[1]["test"])
-    how = dict(chapter().TUNED[row["setting"], row["method"]])
-    how["rate"] = how.get("rate", 1.0) * stretch
+    made, tables = world("small", row["seed"], row["z_scale"])
+    stretch = _variance(tables["test"]) / _variance(world("small", row["seed"])[1]["test"])
     epochs = 0 if (row["setting"], row["method"]) == ("oracle", "SVI") else None
-    student, facts = chapter().train(
-        made, row["setting"], row["method"], row["k"], epochs=epochs, width=row["width"], **how
-    )
+    how = dict(rate=row["rate"] * stretch, width=row["width"], epochs=epochs)
+    student, facts = chapter().train(made, row["setting"], row["method"], row["k"], **how)
     facts |= {"marks": list(MAP_MARKS), "test_rates": [rate * stretch for rate in TEST_RATES], "stretch": stretch}
     if row["setting"] == "learned":
         tables = {part: chapter().ruler(student, getattr(made, part), row["z_scale"]) for part in tables}
-    for part, draws in (("valid", 1), ("test", 2)):
+    for part, draws in (("valid", 2), ("test", 4)):
         how = dict(method=row["method"], draws=draws, marks=MAP_MARKS)
         found = [_after_steps(student, tables[part], getattr(made, part), rate, **how) for rate in facts["test_rates"]]
         facts[f"{part}_bound"] = [of["bound"] for of in found]
