@@ -167,11 +167,11 @@ def _affordable(row):
 
 def of_map(seeds):
     """Small oracles whose z weighs less or more, steps, rates, and encoders of other widths."""
-    given, learned, short = (0.0002, 0.002, 0.01, 0.05), (0.005, 0.02, 0.1), (0.02, 0.1, 0.3)
+    given, learned, long = (0.0002, 0.002, 0.01, 0.05), (0.005, 0.02, 0.1), (0.02, 0.1, 0.3, 1.0)
     columns = [("oracle", "VAE", 0, 1.0), ("oracle", "SVI", 0, 1.0), ("learned", "VAE", 0, 1.0)]
     columns += [("oracle", "SA-VAE", k, rate) for k, rate in product(MAP_MARKS[1:], given)]
     columns += [("learned", "SA-VAE", k, rate) for k, rate in product(MAP_MARKS[2:], learned)]
-    columns += [("learned", "SVI", k, rate) for k, rate in product(MAP_MARKS[2:], short)]
+    columns += [("learned", "SVI", k, rate) for k, rate in product(MAP_MARKS[2:], long)]
     keys = [(z_scale, None, *column) for z_scale in (1.0, 2.0, 5.0, 10.0) for column in columns]
     for width in (2, 5, 10):
         keys += [(5.0, width, "oracle", "VAE", 0, 1.0)]
@@ -187,7 +187,8 @@ def mapped(row):
     epochs = 0 if (row["setting"], row["method"]) == ("oracle", "SVI") else None
     how = dict(rate=row["rate"] * stretch, width=row["width"], epochs=epochs)
     student, facts = chapter().train(made, row["setting"], row["method"], row["k"], **how)
-    facts |= {"marks": list(MAP_MARKS), "test_rates": [rate * stretch for rate in TEST_RATES], "stretch": stretch}
+    rates = (*TEST_RATES, 0.2, 0.5, 1.0) if row["method"] == "SVI" else TEST_RATES
+    facts |= {"marks": list(MAP_MARKS), "test_rates": [rate * stretch for rate in rates], "stretch": stretch}
     if row["setting"] == "learned":
         tables = {part: chapter().ruler(student, getattr(made, part), row["z_scale"]) for part in tables}
     for part, draws in (("valid", 2), ("test", 4)):
