@@ -13,12 +13,16 @@ there is to know. This module does NOT model real English; `corpora` has real qu
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import LongTensor
 
 FACTORS = {"topic": 4, "tense": 3, "question": 5, "mood": 2, "length": 3}
+NOTHING = MappingProxyType({})
 
 
 class Slot(NamedTuple):
@@ -103,25 +107,68 @@ def word_classes(sentence: list[str]) -> list[str]:
 
 
 def log_prob(sentence: list[str]) -> float:
-    """Return log p(x) in nats under the grammar, −inf for a sentence that it cannot produce.
+    """Return log p(x) in nats under the grammar, −inf for a sentence that it cannot produce."""
+    return _log_sum(sentence, [template for template in TEMPLATES if len(template) == len(sentence)]) - _log_lengths(
+        NOTHING
+    )
 
-    The sum over all factor values is a product of small sums, because a slot listens to one factor only:
+
+def log_prob_of_prefix(words: list[str], known: Mapping[str, int] = NOTHING) -> float:
+    """Return in nats log p(x_≤t | known): that a sentence with these factor values begins with these words.
+
+    −inf where none does. Factors that are not known are summed out.
+
+    >>> log_prob_of_prefix([])
+    0.0
+    """
+    templates = [TEMPLATES[known["length"]]] if "length" in known else TEMPLATES
+    fitting = [template[: len(words)] for template in templates if len(template) >= len(words)]
+    return _log_sum(words, fitting, known) - _log_lengths(known)
+
+
+def token_information(sentence: list[str], known: Mapping[str, int]) -> list[float]:
+    """Return log p(x_t | x_<t, known) − log p(x_t | x_<t) in nats for every token: what some factor values add to the
+    words before it.
+
+    Its sum is log p(x | known) − log p(x); the mean of that over the grammar is the mutual information of sentences
+    and these factors. Raises ValueError where these values cannot produce the sentence.
+    """
+    prefixes = [sentence[:t] for t in range(len(sentence) + 1)]
+    gains = [log_prob_of_prefix(words, known) for words in prefixes]
+    if gains[-1] == -math.inf or log_prob(sentence) == -math.inf:
+        raise ValueError(
+            f"known must be factor values that made the sentence; got {dict(known)} for {' '.join(sentence)!r}. "
+            "Take both from one draw of grammar(rows, generator)."
+        )
+    gains = [gain - log_prob_of_prefix(words) for gain, words in zip(gains, prefixes, strict=True)]
+    return [round(after - before, 12) + 0.0 for before, after in pairwise(gains)]  # what is equal shall rank as equal
+
+
+def _log_lengths(known: Mapping[str, int]) -> float:
+    """The log of how many templates there are to choose from."""
+    return 0.0 if "length" in known else math.log(len(TEMPLATES))
+
+
+def _log_sum(words: list[str], templates: Sequence[tuple[Slot, ...]], known: Mapping[str, int] = NOTHING) -> float:
+    """Sum over templates and over all values of unknown factors the probability of these words.
+
+    The sum over factor values is a product of small sums, because a slot listens to one factor only:
     p(x) = p(length) Π_f Σ_v p(f = v) Π_{t of f} p(x_t | v).
     """
     total = 0.0
-    for template in TEMPLATES:
-        if len(template) == len(sentence):
-            sums = [_marginal(factor, sentence, template) for factor in (None, *FACTORS)]
-            total += math.prod(sums) / len(TEMPLATES)
+    for template in templates:
+        total += math.prod(_marginal(factor, words, template, known) for factor in (None, *FACTORS))
     return math.log(total) if total else -math.inf
 
 
-def _marginal(factor: str | None, sentence: list[str], template: tuple[Slot, ...]) -> float:
-    """Average over the values of one factor the probability of the tokens that depend on it."""
-    pairs = [(sentence[t], slot.options) for t, slot in enumerate(template) if slot.factor == factor]
-    values = FACTORS.get(factor, 1)
-    terms = [math.prod((token in opts[v]) / len(opts[v]) for token, opts in pairs) for v in range(values)]
-    return sum(terms) / values
+def _marginal(factor: str | None, words: list[str], template: tuple[Slot, ...], known: Mapping[str, int]) -> float:
+    """Average over the values of one factor, or take at its known value, the probability of the tokens that depend on
+    it.
+    """
+    pairs = [(words[t], slot.options) for t, slot in enumerate(template) if slot.factor == factor]
+    values = [known[factor]] if factor in known else range(FACTORS.get(factor, 1))
+    terms = [math.prod((token in opts[v]) / len(opts[v]) for token, opts in pairs) for v in values]
+    return sum(terms) / len(values)
 
 
 def entropy() -> float:

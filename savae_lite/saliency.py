@@ -1,14 +1,16 @@
-"""Which words z decides, and which words decide z: slopes, what is known in nats, and what happens when a word is hidden.
+"""Which words z decides, and which words decide z: slopes, information in nats, and what follows when a word is hidden.
 
-A slope says how much a quantity would move, not how much was learned, and a model that ignores z has slopes too: put
-`token_information` or a control with random weights beside it. Nothing here trains, draws noise or knows word classes.
+A slope says how much a quantity would move, not how much z has told, and a model that has learned nothing has slopes
+too: put `token_information`, or a control with random weights, beside it. Nothing here trains, draws noise or knows
+word classes.
 """
 
 import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from savae_lite.data import check_tokens
 from savae_lite.gaussian import kl, reparameterize, unpack
@@ -47,7 +49,7 @@ def output_saliency(log_likelihood: TokenLogLikelihood, lam: Tensor, eps: Tensor
 def token_information(
     log_likelihood: TokenLogLikelihood, lam: Tensor, eps: Tensor, prior: Tensor, *, chunk: int = 50
 ) -> Tensor:
-    """E_q log p(x_t | x_<t, z) − log p(x_t | x_<t) of every token, ``(B, T)``, in nats: what z adds to the words before.
+    """E_q log p(x_t | x_<t, z) − log p(x_t | x_<t) of every token, ``(B, T)``, in nats: what z adds to x_<t.
 
     The second term is that of the model without knowledge of z, ∫ p(x_≤t|z) p(z) dz / ∫ p(x_<t|z) p(z) dz, by Monte
     Carlo over samples ``prior`` ``(M, D)`` of p(z), ``chunk`` at a time. log_likelihood as in `token_gradients`; lam
@@ -63,29 +65,29 @@ def token_information(
     return given - total.diff(dim=-1, prepend=total.new_zeros(len(total), 1))
 
 
-def input_saliency(encode: Callable[[Tensor], Tensor], embedded: Tensor) -> Tensor:
-    """‖∂μ / ∂e_t‖, the Frobenius norm of the derivative of q's mean in the embedding of every token: ``(B, T)``.
+def input_saliency(encoder: nn.Module, x: Tensor) -> Tensor:
+    """‖∂μ / ∂e_t‖, the Frobenius norm of the derivative of q's mean in the embedding e_t of every token: ``(B, T)``.
 
-    encode: embeddings ``(B, T, E)`` ↦ λ ``(B, 2D)``, as of `LSTMEncoder.of_embedded`; rows must not mix. An LSTM
-    remembers best what it read last, and this norm says mostly that: see `occlusion` for a second opinion.
+    encoder: ids x ``(B, T)`` ↦ λ ``(B, 2D)`` with a table of embeddings ``words``, as `LSTMEncoder`; rows must not mix.
+    An LSTM remembers best what it read last, and this norm says mostly that: see `occlusion` for a second opinion.
     """
-    if embedded.dim() != 3:
-        raise ValueError(f"embedded must be (B, T, E), a vector a token; got {tuple(embedded.shape)}. Look ids up first.")
+    check_tokens(x, len(encoder.words))
     with torch.enable_grad():
-        embedded = embedded.detach().requires_grad_()
-        mean, _ = unpack(encode(embedded))
+        own = encoder.words.detach()[x].flatten(0, 1).requires_grad_()  # a row of the table for every token of x
+        places = torch.arange(x.numel(), device=x.device).view_as(x)
+        mean, _ = unpack(functional_call(encoder, {"words": own}, (places,)))
         slopes = [
-            torch.autograd.grad(unit.sum(), embedded, retain_graph=True, materialize_grads=True)[0]
+            torch.autograd.grad(unit.sum(), own, retain_graph=True, materialize_grads=True)[0]
             for unit in mean.unbind(-1)
         ]
-    return torch.stack(slopes).square().sum((0, -1)).sqrt()
+    return torch.stack(slopes).square().sum((0, -1)).sqrt().view_as(x)
 
 
 def occlusion(encode: Callable[[Tensor], Tensor], x: Tensor, token: int) -> Tensor:
     """KL(q(z|x) ‖ q(z|x with token t hidden)) in nats, ``(B, T)``: how far q moves when ``token`` stands in t's place.
 
     encode: token ids ``(B, T)`` ↦ λ ``(B, 2D)``, with or without refinement; a refinement must see the same noise at
-    each call. x ``(B, T)`` int64. 0 where the token stands there already.
+    each call. x ``(B, T)`` int64. 0, up to rounding, where the token stands there already.
     """
     check_tokens(x, max(int(x.max()), token) + 1)
     lam, moved = encode(x), []
@@ -123,7 +125,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
 def _per_token(values: Tensor, z: Tensor) -> Tensor:
     if values.dim() != 3 or values.shape[:2] != z.shape[:2]:
         raise ValueError(
-            f"the log-likelihood must return one value a token, ({z.shape[0]}, {z.shape[1]}, T) for z {tuple(z.shape)}; "
+            f"the log-likelihood must return one value a token, (S, B, T) for z {tuple(z.shape)}; "
             f"got {tuple(values.shape)}. Take model.token_log_likelihood(x), which does not sum over tokens."
         )
     return values

@@ -30,7 +30,7 @@ FLOORS = [
         "exercises",
     },
     {"elbo", "adjoint", "lstm", "softmax", "images", "plots", "corpora", "trainer"},
-    {"models", "text", "savae", "diagnostics", "exact", "widgets", "optim_n2n"},
+    {"models", "text", "savae", "diagnostics", "exact", "widgets", "optim_n2n", "saliency"},
     {name for name in MODULES if name.startswith("exercises.")},
 ]
 LEAVES = {"matplotlib": "plots", "ipywidgets": "widgets"}

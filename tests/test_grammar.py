@@ -9,7 +9,18 @@ import torch
 
 from savae_lite import grammar as module
 from savae_lite.data import Vocab, tokenize
-from savae_lite.grammar import FACTORS, SLOTS, TEMPLATES, Slot, entropy, grammar, log_prob, word_classes
+from savae_lite.grammar import (
+    FACTORS,
+    SLOTS,
+    TEMPLATES,
+    Slot,
+    entropy,
+    grammar,
+    log_prob,
+    log_prob_of_prefix,
+    token_information,
+    word_classes,
+)
 
 LENGTH_OF = {11: 0, 14: 1, 18: 2}
 COMBINATIONS = list(product(*map(range, FACTORS.values())))
@@ -156,3 +167,81 @@ def test_word_classes():
         "opening opening mark question auxiliary determiner adjective noun verb adverb "
         "preposition determiner noun preposition determiner adjective noun mark"
     )
+
+
+def _matches(combination, known):
+    value = dict(zip(FACTORS, combination, strict=True))
+    return all(value[name] == wanted for name, wanted in known.items())
+
+
+def _brute_force_prefix(words, known):
+    """p(x_≤t | known): the mean over all combinations with the known values, each from the definition."""
+    combinations = [combination for combination in COMBINATIONS if _matches(combination, known)]
+    total = 0.0
+    for combination in combinations:
+        options = _options(TEMPLATES[combination[-1]], combination)
+        if len(options) >= len(words):
+            total += math.prod((w in o) / len(o) for w, o in zip(words, options, strict=False))
+    return total / len(combinations)
+
+
+SUBSETS = [(), ("topic",), ("length",), ("topic", "tense"), ("question", "mood", "length"), tuple(FACTORS)]
+
+
+@pytest.mark.parametrize("names", SUBSETS, ids="+".join)
+def test_prefixes_and_token_information_are_those_of_enumeration(names):
+    sentences, factors = _sample(6)
+    for row, sentence in enumerate(sentences):
+        known = {name: int(factors[name][row]) for name in names}
+        given, free = (
+            [_brute_force_prefix(sentence[:t], values) for t in range(len(sentence) + 1)] for values in (known, {})
+        )
+        for t, p in enumerate(given):
+            assert math.exp(log_prob_of_prefix(sentence[:t], known)) == pytest.approx(p, rel=1e-12)
+        information = token_information(sentence, known)
+        for t, value in enumerate(information):
+            exact = math.log(given[t + 1] / given[t]) - math.log(free[t + 1] / free[t])
+            assert value == pytest.approx(exact, abs=1e-10)
+        assert sum(information) == pytest.approx(math.log(given[-1]) - log_prob(sentence), abs=1e-10)
+
+
+def test_a_prefix_and_all_that_may_follow():
+    """p(x_≤t) = Σ_w p(x_≤t, w), plus the probability that the sentence has ended."""
+    words = sorted({word for slot in SLOTS for options in slot.options for word in options} | {"?"})
+    for sentence in _sample(3)[0]:
+        for t in range(len(sentence)):
+            following = math.fsum(math.exp(log_prob_of_prefix([*sentence[:t], word])) for word in words)
+            assert following == pytest.approx(math.exp(log_prob_of_prefix(sentence[:t])), rel=1e-12)
+        assert log_prob_of_prefix(sentence) == pytest.approx(log_prob(sentence), abs=1e-12)
+
+
+def test_information_of_all_factors_is_their_entropy():
+    """Every sentence says its factors, so I(x; f) = H(f) = H(x) − H(x|f), and no factor is told twice."""
+    sentences, factors = _sample(200)
+    by_length = {}
+    for row, sentence in enumerate(sentences):
+        information = token_information(sentence, {name: int(value[row]) for name, value in factors.items()})
+        assert sum(information) == pytest.approx(math.log(360), abs=1e-9)
+        by_length.setdefault(len(sentence), set()).add(tuple(information))
+    assert set(map(len, by_length.values())) == {1}  # it depends on the length, and on no word
+    words = [sum(math.log(len(slot.options[0])) for slot in template) for template in TEMPLATES]
+    assert entropy() - sum(words) / 3 == pytest.approx(math.log(360), abs=1e-12)
+    (long,) = by_length[18]
+    told = {0: 2, 3: 5, 4: 3, 6: 4, 10: 1.5, 13: 2}  # position → one over the surprise without the factors
+    assert long == pytest.approx([math.log(told.get(t, 1)) for t in range(18)], abs=1e-10)
+    assert long[5] == 0.0
+
+
+def test_information_of_values_that_did_not_make_the_sentence():
+    sentences, factors = _sample(1)
+    wrong = {"topic": (int(factors["topic"][0]) + 1) % 4}
+    with pytest.raises(ValueError, match="known must be factor values that made the sentence"):
+        token_information(sentences[0], wrong)
+    with pytest.raises(ValueError, match="known must be"):
+        token_information(sentences[0][:-1], {})
+
+
+def test_a_prefix_that_nothing_begins_with():
+    assert log_prob_of_prefix(["why"]) == -math.inf
+    assert log_prob_of_prefix(["tell"], {"mood": 1}) == -math.inf
+    assert log_prob_of_prefix([]) == 0.0 == log_prob_of_prefix([], {"length": 2})
