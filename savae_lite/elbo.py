@@ -1,7 +1,8 @@
 """Lower bounds on log p(x), one value per example, in nats.
 
-What is maximised is called ``elbo``; what is minimised, ``nelbo``. Nothing here draws noise, averages over rows or
-knows a model: a likelihood is a function from z ``(S, B, D)`` to ``(S, B)``.
+What is maximised is called ``elbo``; what is minimised, ``nelbo``. Nothing here draws noise or knows a model: a
+likelihood is a function from z ``(S, B, D)`` to ``(S, B)``. Nothing averages over rows, but for `free_bits`, which
+is no bound.
 """
 
 import math
@@ -46,7 +47,7 @@ def iwae(log_joint: LogDensity, lam: Tensor, eps: Tensor) -> Tensor:
 
 
 def unit_kl(lam: Tensor) -> Tensor:
-    """KL(q(z_d; λ) ‖ p(z_d)) of each unit by itself, in nats; lam ``(B, 2D)``, returns ``(B, D)``. Their sum is `kl`."""
+    """KL(q(z_d; λ) ‖ p(z_d)) of each unit by itself, in nats; lam ``(B, 2D)``, returns ``(B, D)``; they sum to `kl`."""
     mean, logvar = unpack(lam)
     return kl(pack(mean[..., None], logvar[..., None]))
 
@@ -58,7 +59,7 @@ def free_bits(units: Tensor, floor: float) -> Tensor:
     A unit whose mean over the batch lies below the floor gets no gradient. The loss is then the bound of nothing: it
     charges at least D · floor whatever z says, so report the bound with the KL itself.
 
-    >>> free_bits(torch.tensor([[0.0, 1.0], [0.2, 3.0]]), floor=0.5).item()  # of 0.1, nothing; of 2, all
+    >>> free_bits(Tensor([[0.0, 1.0], [0.2, 3.0]]), floor=0.5).item()  # of 0.1, nothing; of 2, all
     2.5
     """
     if not floor >= 0:

@@ -9,7 +9,8 @@ from hypothesis import given
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from savae_lite.elbo import elbo, elbo_mc, iwae, nelbo
+from savae_lite.elbo import elbo, elbo_mc, free_bits, iwae, nelbo, unit_kl
+from savae_lite.gaussian import kl
 
 MODEL, X = linear_gaussian()
 LIKELIHOOD, JOINT = MODEL.log_likelihood(X), log_joint(MODEL, X)
@@ -119,3 +120,45 @@ def test_a_likelihood_of_another_shape_is_refused(bound, wrong):
 def test_noise_of_another_shape_is_refused(bound):
     with pytest.raises(ValueError, match=r"eps must be \(S, 4, 2\)"):
         bound(lambda z: z.sum(-1), POSTERIOR, noise(2, 3, 2))
+
+
+@given(lams)
+def test_the_kl_of_units_is_that_of_normals_and_sums_to_the_kl(lam):
+    mean, logvar = lam.chunk(2, -1)
+    assert_close(unit_kl(lam), kl_divergence(Normal(mean, (logvar / 2).exp()), Normal(torch.zeros_like(mean), 1.0)))
+    assert_close(unit_kl(lam).sum(-1), kl(lam))
+
+
+@given(lams)
+def test_without_a_floor_free_bits_are_the_mean_kl(lam):
+    assert_close(free_bits(unit_kl(lam), 0.0), kl(lam).mean())
+
+
+@given(lams)
+def test_under_a_high_floor_free_bits_are_the_floors_and_nothing_is_learned(lam):
+    lam = lam.clone().requires_grad_()
+    loss = free_bits(unit_kl(lam), 100.0)
+    assert_close(loss, torch.tensor(200.0, dtype=torch.float64), check_dtype=False)
+    assert_close(*torch.broadcast_tensors(torch.autograd.grad(loss, lam)[0], torch.zeros(1, dtype=torch.float64)))
+
+
+@given(lams)
+def test_free_bits_charge_the_batch_and_never_less_than_the_kl(lam):
+    units, floor = unit_kl(lam), 0.7
+    loss = free_bits(units, floor)
+    assert_close(loss, sum(max(mean, floor) for mean in units.mean(0).tolist()) + 0 * loss)
+    assert kl(lam).mean() <= loss <= kl(lam).mean() + 2 * floor
+
+
+def test_a_unit_above_the_floor_has_the_gradient_of_its_kl_and_one_below_has_none():
+    lam = torch.tensor([[2.0, 0.1, 0.0, 0.0], [1.0, -0.1, 0.2, 0.1]], dtype=torch.float64, requires_grad=True)
+    (free,) = torch.autograd.grad(free_bits(unit_kl(lam), 0.5), lam)
+    (whole,) = torch.autograd.grad(kl(lam).mean(), lam)
+    assert_close(free[:, [0, 2]], whole[:, [0, 2]])
+    assert (free[:, [1, 3]] == 0).all()
+
+
+@pytest.mark.parametrize("units, floor, message", [((3, 2), -0.1, "floor.*-0.1"), ((3,), 0.1, r"units.*\(3,\)")])
+def test_free_bits_of_another_shape_or_below_zero_are_refused(units, floor, message):
+    with pytest.raises(ValueError, match=message):
+        free_bits(torch.ones(units), floor)

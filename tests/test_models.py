@@ -238,6 +238,57 @@ def test_dropout_zeroes_or_rescales_embeddings_and_states():
     assert_close(shares, torch.tensor([p, p * (1 - p), (1 - p) ** 2]), atol=5 * 0.5 / rows**0.5, rtol=0)
 
 
+# --- word dropout ---
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_when_all_words_are_hidden_the_decoder_reads_unk_and_predicts_the_words(skip):
+    model, x, z = tiny_lstmvae(word_dropout=1.0, skip=skip), sentences(), noise(2, 3, 2)
+    given = model.token_log_likelihood(x, generator=generator(1))(z)
+    for t in range(1, x.shape[1]):
+        hidden = torch.full((len(x), t + 1), 2)
+        hidden[:, 0], hidden[:, -1] = 0, x[:, t]
+        assert_close(given[..., t - 1], tiny_lstmvae(skip=skip).token_log_likelihood(hidden)(z)[..., -1])
+
+
+def test_words_are_hidden_only_with_a_generator_and_a_share():
+    model, x, z = tiny_lstmvae(word_dropout=0.5), sentences(), noise(2, 3, 2)
+    plain = tiny_lstmvae().log_likelihood(x)(z)
+    assert_close(model.log_likelihood(x)(z), plain, rtol=0, atol=0)
+    draws = generator(1)
+    before = draws.get_state()
+    assert_close(tiny_lstmvae().log_likelihood(x, generator=draws)(z), plain, rtol=0, atol=0)
+    assert torch.equal(draws.get_state(), before), "without dropout nothing is drawn"
+
+
+def test_the_hidden_words_are_drawn_once_and_in_the_share_asked_for():
+    """Of the three words of a sentence any may be hidden: eight inputs, of known shares."""
+    p, rows = 0.3, 20_000
+    model, x = tiny_lstmvae(word_dropout=p), torch.tensor([[0, 3, 4, 3, 1]])
+    z, many = noise(1, 1, 2), x.expand(rows, 5)
+    given = model.log_likelihood(many, generator=generator(2))
+    values = given(z.expand(1, rows, 2))[0].detach()
+    assert_close(values, given(z.expand(1, rows, 2))[0].detach(), rtol=0, atol=0)
+    patterns = torch.cartesian_prod(*[torch.tensor([False, True])] * 3)
+    expected = []
+    for pattern in patterns:
+        inputs = x.clone()
+        inputs[0, 1:4][pattern] = 2
+        steps = [torch.cat([inputs[:, :t], x[:, t : t + 1]], 1) for t in range(1, 5)]
+        expected.append(sum(tiny_lstmvae().token_log_likelihood(step)(z)[0, 0, -1] for step in steps))
+    distance, which = (values[:, None] - torch.stack(expected)).abs().min(1)
+    assert distance.max() < 1e-10
+    hidden = patterns.sum(1)
+    shares = torch.bincount(which, minlength=8) / rows
+    assert_close(shares, p**hidden * (1 - p) ** (3 - hidden), atol=5 * 0.5 / rows**0.5, rtol=0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_of_words_out_of_range_is_refused(share):
+    with pytest.raises(ValueError, match=f"word_dropout.*{share}"):
+        tiny_lstmvae(word_dropout=share)
+
+
 # --- writing ---
 
 
