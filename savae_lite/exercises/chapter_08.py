@@ -15,10 +15,14 @@ def normal(*shape, seed, scale=1.0):
 
 
 def scores():
-    """base ``(B, T, V)`` and shift ``(S, B, V)``; the second pair is wide."""
+    """base ``(B, T, V)`` and shift ``(S, B, V)``; the second pair is wide, and its rows lie far apart."""
+    levels = torch.tensor([800.0, -800.0, 0.0], dtype=torch.float64)
     return [
         (normal(2, 3, 5, seed=0), normal(4, 2, 5, seed=1)),
-        (800 + normal(3, 2, 4, seed=2, scale=20.0), 900 + normal(1, 3, 4, seed=3, scale=20.0)),
+        (
+            levels[:, None, None] + normal(3, 2, 4, seed=2, scale=20.0),
+            levels[:, None] + normal(1, 3, 4, seed=3, scale=20.0),
+        ),
     ]
 
 
@@ -37,6 +41,11 @@ def maximum_lost(base, shift):
     return total_of(base, shift) - base.amax(-1)
 
 
+def peak_lost(base, shift):
+    """you subtracted the maximum of the shift and did not add it again."""
+    return total_of(base, shift) - shift.amax(-1, keepdim=True)
+
+
 def separate_sums(base, shift):
     """Σ exp(a) exp(b) is not Σ exp(a) times Σ exp(b): multiply word by word, then sum."""
     return base.logsumexp(-1) + shift.logsumexp(-1)[..., None]
@@ -47,7 +56,7 @@ def averaged(base, shift):
     return total_of(base, shift) - math.log(base.shape[-1])
 
 
-total = Exercise(total_of, scores, [overflowing, maximum_lost, separate_sums, averaged])
+total = Exercise(total_of, scores, [overflowing, maximum_lost, peak_lost, separate_sums, averaged])
 
 
 def pairs():
@@ -133,6 +142,12 @@ def weighted_again(of_oracle, of_model):
     return (weights * (of_oracle - of_model)).sum(), distance(of_oracle, of_model)[1]
 
 
+def divided_by_n(of_oracle, of_model):
+    """your variance divides by N: with the mean estimated from the same differences, divide by N − 1."""
+    mean, error = distance(of_oracle, of_model)
+    return mean, error * math.sqrt((len(of_oracle) - 1) / len(of_oracle))
+
+
 def of_one_sequence(of_oracle, of_model):
     """this is the deviation of one sequence: the error of a mean is smaller by √N."""
     mean, error = distance(of_oracle, of_model)
@@ -140,7 +155,9 @@ def of_one_sequence(of_oracle, of_model):
 
 
 divergence = Exercise(
-    distance, evidences, [towards_the_model, never_negative, separate_errors, weighted_again, of_one_sequence]
+    distance,
+    evidences,
+    [towards_the_model, never_negative, separate_errors, weighted_again, divided_by_n, of_one_sequence],
 )
 
 
