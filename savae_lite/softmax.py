@@ -42,18 +42,30 @@ def log_total(base: Tensor) -> Callable[[Tensor], Tensor]:
     computed here, once. A shift of one row, B = 1, serves all rows. Where base is so wide that the product could
     underflow, beyond 40 in float32, the sum is taken as it stands.
     """
+    if base.dim() != 3:
+        raise ValueError(f"base must be (B, T, V); got {tuple(base.shape)}. T counts time steps, B rows.")
     wide = -math.log(torch.finfo(base.dtype).tiny) / 2.2  # leaves room for 1 / total²
     if (base.detach().amax(-1) - base.detach().amin(-1)).max() > wide:
-        return lambda shift: (base + shift[:, :, None]).logsumexp(-1)
+        return lambda shift: (base + _check_shift(shift, base)[:, :, None]).logsumexp(-1)
     top = base.detach().amax(-1, keepdim=True)
     share = (base - top).exp()
 
     def given(shift: Tensor) -> Tensor:
+        _check_shift(shift, base)
         peak = shift.detach().amax(-1, keepdim=True)
         total = torch.einsum("btv,sbv->sbt", share, (shift - peak).exp())
         return total.log() + top[..., 0] + peak
 
     return given
+
+
+def _check_shift(shift: Tensor, base: Tensor) -> Tensor:
+    if shift.dim() != 3 or shift.shape[1] not in (1, len(base)) or shift.shape[2] != base.shape[2]:
+        raise ValueError(
+            f"shift must be (S, B, V) with B = {len(base)} or 1 and V = {base.shape[2]} to match base; "
+            f"got {tuple(shift.shape)}. S counts samples."
+        )
+    return shift
 
 
 def _forward(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor):

@@ -38,3 +38,16 @@ def test_the_total_survives_wide_scores_in_float32(scale):
     (curvature,) = torch.autograd.grad(slope.square().sum(), shift)
     assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
     assert curvature.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("shape", [(2, 3, 7), (2, 4, 6), (4, 7)])
+def test_a_shift_of_another_shape_is_refused(scale, shape):
+    total = log_total(scores(4, 3, 7, scale=scale))
+    with pytest.raises(ValueError, match=r"shift must be \(S, B, V\) with B = 4 or 1 and V = 7"):
+        total(scores(*shape))
+
+
+def test_scores_without_time_are_refused():
+    with pytest.raises(ValueError, match=r"base must be \(B, T, V\); got \(4, 7\)"):
+        log_total(scores(4, 7))
