@@ -1,6 +1,6 @@
 """A small grammar of English questions whose hidden factors, and whose entropy, are known.
 
-    tell me , when did the clever teacher read yesterday near this desk with the famous pupil ?
+    tell me , when did the clever teacher read yesterday near this desk with the curious pupil ?
 
 Five factors are drawn uniformly and independently: topic, tense, question word, mood and length. They pick
 the words that each slot of one template may hold, and every word is then drawn uniformly from its slot:

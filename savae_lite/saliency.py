@@ -53,7 +53,8 @@ def token_information(
 
     The second term is that of the model without knowledge of z, ∫ p(x_≤t|z) p(z) dz / ∫ p(x_<t|z) p(z) dz, by Monte
     Carlo over samples ``prior`` ``(M, D)`` of p(z), ``chunk`` at a time. log_likelihood as in `token_gradients`; lam
-    ``(B, 2D)``; eps ``(S, B, D)``. Summed over t it is E_q log p(x|z) − log p(x), so a mean of it over x is near KL.
+    ``(B, 2D)``; eps ``(S, B, D)``. Summed over t it is E_q log p(x|z) − log p(x) = KL(q ‖ p(z)) − KL(q ‖ p(z|x)): at
+    most KL. With few samples of the prior log p(x) comes out too low in the mean, and the sum too high.
     """
     z = reparameterize(lam, eps)
     given = _per_token(log_likelihood(z), z).mean(0)

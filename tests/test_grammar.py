@@ -245,3 +245,8 @@ def test_a_prefix_that_nothing_begins_with():
     assert log_prob_of_prefix(["why"]) == -math.inf
     assert log_prob_of_prefix(["tell"], {"mood": 1}) == -math.inf
     assert log_prob_of_prefix([]) == 0.0 == log_prob_of_prefix([], {"length": 2})
+
+
+def test_the_example_at_the_head_is_a_sentence_of_the_grammar():
+    (example,) = (line.split() for line in module.__doc__.splitlines() if line.startswith("    tell me"))
+    assert module.log_prob(example) > -math.inf

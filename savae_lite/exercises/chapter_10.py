@@ -23,7 +23,7 @@ def logs():
         (0.11, 0.02, 30.5, 31.0),  # KL without information, though the bound is the better one
         (2.40, 1.30, 31.0, 31.0),  # informed, and no worse
         (2.40, 1.10, 30.0, 31.0),  # less than half of the KL informs
-        (0.00, 0.15, 31.0, 31.0),  # impossible comes first: KL is below 0.1 too
+        (0.00, 0.25, 31.0, 31.0),  # impossible comes first: KL is below 0.1 too
         (1.00, 1.05, 30.0, 31.0),  # MI above KL by noise alone
         (0.50, 0.40, 32.0, 31.0),
     ]
@@ -35,13 +35,13 @@ def verdicts(kl, mi, bound, language_model):
     code = torch.where(bound > language_model, 2, 3)
     code = torch.where(mi < kl / 2, 1, code)
     code = torch.where((kl < 0.1) & (mi < 0.1), 0, code)
-    return torch.where(mi > kl + 0.1, 4, code)
+    return torch.where(mi > kl + 0.2, 4, code)
 
 
 def by_kl_alone(kl, mi, bound, language_model):
     """you let KL decide. A KL without MI informs of nothing: ask for MI ≥ KL / 2 before you call a run informed."""
     code = torch.where(kl < 0.1, 0, torch.where(bound > language_model, 2, 3))
-    return torch.where(mi > kl + 0.1, 4, code)
+    return torch.where(mi > kl + 0.2, 4, code)
 
 
 def by_bound(kl, mi, bound, language_model):
@@ -59,7 +59,7 @@ def trusting(kl, mi, bound, language_model):
 
 
 def without_noise(kl, mi, bound, language_model):
-    """you allow no noise: an estimated MI may exceed the KL by up to 0.1 nats, and may fall below zero."""
+    """you allow no noise: an estimated MI may exceed the KL by up to 0.2 nats, and may fall below zero."""
     return torch.where(mi > kl, 4, verdicts(kl, mi, bound, language_model))
 
 
@@ -74,7 +74,7 @@ def collapsed_last(kl, mi, bound, language_model):
     code = torch.where(bound > language_model, 2, 3)
     code = torch.where((kl < 0.1) & (mi < 0.1), 0, code)
     code = torch.where(mi < kl / 2, 1, code)
-    return torch.where(mi > kl + 0.1, 4, code)
+    return torch.where(mi > kl + 0.2, 4, code)
 
 
 diagnosis = Exercise(verdicts, logs, [by_kl_alone, by_bound, trusting, without_noise, price_reversed, collapsed_last])
