@@ -83,14 +83,16 @@ def plot_curves(curves: Mapping[str, Sequence[float]], *, first: int = 1, ax: Ax
     return ax
 
 
-def plot_bound_against_kl(rows: Sequence[Mapping], *, ax: Axes | None = None) -> Axes:
+def plot_bound_against_kl(
+    rows: Sequence[Mapping], *, styles: Mapping[str, tuple[str, str]] = STYLES, ax: Axes | None = None
+) -> Axes:
     """One mark a trained model: how much it says through z against how well it bounds −log p(x).
 
-    rows: mappings with ``method`` (a key of `STYLES`), ``kl`` and ``bound`` in nats a sentence. Lower is better,
-    further right says more.
+    rows: mappings with ``method`` (a key of ``styles``, which gives its colour and marker; others are left out),
+    ``kl`` and ``bound`` in nats a sentence. Lower is better, further right says more.
     """
     ax = ax or plt.subplots()[1]
-    for name, (colour, marker) in STYLES.items():
+    for name, (colour, marker) in styles.items():
         mine = [row for row in rows if row["method"] == name]
         if mine:
             x, y = [row["kl"] for row in mine], [row["bound"] for row in mine]

@@ -37,6 +37,13 @@ def test_scatter_holds_one_mark_a_row():
     assert sorted(len(marks.get_offsets()) for marks in ax.collections) == [1, 2]
 
 
+def test_scatter_knows_other_methods_by_their_styles():
+    rows = [{"method": "VAE", "kl": 0.1, "bound": 31.0}, {"method": "mine", "kl": 0.2, "bound": 30.0}]
+    assert len(plot_bound_against_kl(rows).collections) == 1
+    (marks,) = plot_bound_against_kl(rows, styles={"mine": ("#000000", "P")}).collections
+    assert marks.get_label() == "mine" and marks.get_offsets().tolist() == [[0.2, 30.0]]
+
+
 def test_draws_on_the_axes_that_it_gets():
     _, ax = plt.subplots()
     assert plot_curves({"LM": [1.0]}, ax=ax) is ax
