@@ -41,7 +41,7 @@ DROPOUTS = {  # what costs little gets the finer grid
 }
 INNER_RATES = {  # VAE+SVI+KL takes the rate of VAE+SVI on the long documents
     "questions": {
-        "SA-VAE": (0.1, 0.3, 1.0),
+        "SA-VAE": (0.03, 0.1, 0.3, 1.0),
         "VAE+SVI+KL": (0.03, 0.1, 0.3),
         "VAE+SVI": (0.03, 0.1, 0.3),
         "SVI": (0.03, 0.1, 0.3),
