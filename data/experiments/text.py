@@ -60,12 +60,15 @@ def chapter():
 
 def trained(corpus, recipe, seed, *, epochs=None, patience=None, **other):
     """A model, and the records of its epochs; continues what an earlier call with the same settings began."""
+    epochs = epochs or chapter().SETTINGS[corpus]["epochs"]
     CACHE.mkdir(parents=True, exist_ok=True)
     settings = {"rate": chapter().rate_of(recipe, corpus), "dropout": chapter().SETTINGS[corpus]["dropout"]} | other
     name = " ".join(map(str, (corpus, recipe, seed, *settings.values()))).replace(" ", "_")
     checkpoint, course = CACHE / f"{name}.pt", CACHE / f"{name}.jsonl"
-    if checkpoint.exists() and _epochs(checkpoint) != len(rows(course)):  # stopped in the middle of a call
-        checkpoint.unlink()
+    if checkpoint.exists():
+        done = _epochs(checkpoint)
+        if done != len(rows(course)) or done > epochs:  # stopped inside a call, or too far along
+            checkpoint.unlink()
     if not checkpoint.exists():
         course.unlink(missing_ok=True)
     how = dict(epochs=epochs, patience=patience, checkpoint=checkpoint) | settings
