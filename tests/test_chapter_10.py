@@ -145,6 +145,16 @@ def test_the_loss_with_free_bits_charges_at_least_the_floors(chapter):
     assert_close(loss - plain, free_bits(unit_kl(lam), how.floor) - kl(lam).mean())
 
 
+def test_dropout_is_a_setting(chapter):
+    x = batches(chapter.test_set, 6)[0]
+    z = torch.zeros(1, len(x), 0)
+    usual, none = (chapter.new_model(chapter.settings("LM", **changes), 1) for changes in ({}, {"dropout": 0.0}))
+    assert usual.dropout == 0.1 and none.dropout == 0.0
+    assert_close(usual.log_likelihood(x)(z), none.log_likelihood(x)(z), rtol=0, atol=0)
+    assert_close(none.log_likelihood(x, generator=generator(1))(z), none.log_likelihood(x)(z), rtol=0, atol=0)
+    assert not torch.equal(usual.log_likelihood(x, generator=generator(1))(z), none.log_likelihood(x)(z))
+
+
 # --- searching beside the encoder ---
 
 
@@ -193,6 +203,32 @@ def test_no_recorded_bound_is_below_the_entropy_by_more_than_noise():
     """500 sentences have a mean entropy of their own: within half a nat of the grammar's."""
     for row in recorded("collapse"):
         assert row["iw_nll"] > entropy() - 0.5 and row["bound"] > row["iw_nll"] - 0.02
+
+
+@pytest.mark.parametrize("name", ["collapse", "collapse_dropout"])
+def test_converged_rows_stopped_by_their_patience(chapter, name):
+    rates = set()
+    for row in [row for row in recorded(name) if row["budget"] != "equal"]:
+        valid = row["course"]["valid"][chapter.WARM_UP - 1 :]
+        assert len(valid) - 1 - valid.index(min(valid)) == 5
+        rates.add(row.get("dropout", 0.1))
+    assert rates == {"collapse": {0.1}, "collapse_dropout": {0.3, 0.5}}[name]
+
+
+def test_every_place_of_the_slider_has_the_same_seeds(chapter):
+    seeds = {}
+    for row in recorded("collapse_slider"):
+        seeds.setdefault((row["schedule"], row["k"]), []).append(row["seed"])
+    assert len(seeds) == 8 and len({tuple(sorted(those)) for those in seeds.values()}) == 1
+
+
+def test_what_is_told_cheaply_is_searched_at_the_first_epochs_beta(chapter):
+    first = chapter.SCHEDULES["long"](chapter.EPOCH - 1)
+    found = recorded("collapse_cheap")
+    assert sorted(row["seed"] for row in found) == list(range(len(found)))
+    for row in found:
+        assert [at["epoch"] for at in row["cheap"]] == list(chapter.LAG[2:])
+        assert all(at["beta"] == pytest.approx(first) and -0.05 < at["mi"] < at["kl"] + 0.15 for at in row["cheap"])
 
 
 def test_a_small_recorded_row_is_made_again(chapter):

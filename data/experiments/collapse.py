@@ -4,8 +4,11 @@
     python data/experiments/collapse.py recipes 0,1 LM SVI         # some of them
     python data/experiments/collapse.py rates 0,1                  # the other inner rates of what refines
     python data/experiments/collapse.py converged 0,1,2,3,4        # four of them, until validation stops improving
+    python data/experiments/collapse.py dropout 0,1 LM linear      # the same at two other rates of dropout
+    python data/experiments/collapse.py dropout 2,3,4 0.5          # all four of them at one rate
     python data/experiments/collapse.py slider 0,1,2               # schedules × inner steps
     python data/experiments/collapse.py lag 0,1,2,3,4              # encoders against the best λ; decoders that are told
+    python data/experiments/collapse.py cheap 0,1,2,3,4            # the best λ of later decoders at a small β
 
 The numbers are seeds. Rows go to data/results one by one; a row that is already there is not made again, so an
 interrupted run continues, and two processes may share the seeds. ``seconds`` are CPU seconds of the training thread.
@@ -22,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "data" / "results"
 REFINING = ("SVI", "VAE+SVI", "SA-VAE")
 CONVERGED = ("LM", "linear", "VAE+SVI", "SA-VAE")
+DROPOUT = (0.3, 0.5)  # beside the chapter's own
 COURSE = ("valid", "kl", "mi", "beta", "seconds")
 
 
@@ -56,6 +60,18 @@ def converged(chapter, record, numbers, names):
         )
 
 
+def dropout(chapter, record, numbers, names):
+    """One row a recipe, rate of dropout and seed, as in `converged`; ``names`` holds rates and recipes."""
+    chosen = [float(name) for name in names if name[0].isdigit()] or DROPOUT
+    recipes = [name for name in names if not name[0].isdigit()] or CONVERGED
+    for seed, rate, name in product(numbers, chosen, recipes):
+        record(
+            "collapse_dropout",
+            {"recipe": name, "seed": seed, "budget": "converged", "dropout": rate},
+            lambda name=name, seed=seed, rate=rate: _trained(chapter, name, seed, epochs=200, patience=5, dropout=rate),
+        )
+
+
 def slider(chapter, record, numbers, names):
     """One row a schedule, number of steps and seed, for what `recipes` has not."""
     have = {("none", 0), ("long", 0), ("cyclical", 0), ("long", 5)}
@@ -78,6 +94,13 @@ def lag(chapter, record, numbers, names):
         for name in names or ("linear", "deaf decoder"):
             how = {"recipe": name, "seed": seed}
             record("collapse_lag", how, lambda name=name, seed=seed: {"lag": chapter.lag(name, seed)})
+
+
+def cheap(chapter, record, numbers, names):
+    """One row a recipe and seed: what the best λ of later decoders would tell at the β of the first epoch."""
+    for seed, name in product(numbers, names or ("linear",)):
+        row = {"recipe": name, "seed": seed}
+        record("collapse_cheap", row, lambda name=name, seed=seed: {"cheap": chapter.when_cheap(name, seed)})
 
 
 def _trained(chapter, name, seed, **budget):
@@ -106,7 +129,8 @@ def main(what, numbers, *names):
         if not any(row.items() <= known.items() for known in rows(path)):
             append(path, row | make() | provenance(command))
 
-    make = {"recipes": recipes, "rates": rates, "converged": converged, "slider": slider, "lag": lag}[what]
+    plans = (recipes, rates, converged, dropout, slider, lag, cheap)
+    make = {plan.__name__: plan for plan in plans}[what]
     make(built(ROOT / "chapters" / "10_collapse.ipynb"), record, [int(seed) for seed in numbers.split(",")], names)
 
 
