@@ -30,13 +30,8 @@ from savae_lite.records import append, provenance, rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS, CACHE = ROOT / "data" / "results", ROOT / "data" / "cache" / "text"
-DROPOUTS = {  # what costs little gets the finer grid
-    "questions": {
-        "SA-VAE": (0.1, 0.5, 0.7),
-        "VAE+SVI": (0.1, 0.5, 0.7),
-        "VAE": (0.1, 0.3, 0.5, 0.7),
-        "LM": (0.1, 0.3, 0.5, 0.7),
-    },
+DROPOUTS = {
+    "questions": dict.fromkeys(("SA-VAE", "VAE+SVI", "VAE", "LM"), (0.1, 0.3, 0.5, 0.7)),
     "sotu": {"LM": (0.1, 0.3, 0.5)},
 }
 INNER_RATES = {  # VAE+SVI+KL takes the rate of VAE+SVI on the long documents
