@@ -130,13 +130,21 @@ def test_the_ceiling_is_that_of_a_perfect_order(chapter):
 
 def test_recorded_run_is_whole_and_says_where_it_comes_from(runs):
     models = {"grammar": ("VAE", "random weights", "SA-VAE", "SA-VAE, β ≤ 0.3"),
-              "questions": ("VAE", "random weights", "SA-VAE")}  # fmt: skip
+              "questions": ("VAE", "VAE, same seconds", "VAE, dropout 0.1", "random weights", "SA-VAE")}  # fmt: skip
     wanted = {(corpus, model, seed) for corpus in models for model in models[corpus] for seed in range(5)}
     assert {(row["corpus"], row["model"], row["seed"]) for row in runs} == wanted and len(runs) == len(wanted)
     for row in runs:
         assert {"command", "commit", "device", "threads", "python", "torch", "seconds", "seed"} <= row.keys()
         assert not row["commit"].endswith("dirty")
     assert runs == rows(ROOT / "data" / "results" / "saliency.jsonl")
+
+
+def test_a_vae_was_given_the_seconds_of_the_sa_vae(runs):
+    """It stopped within them, and not before five epochs had brought nothing better."""
+    cost = {row["method"]: row["seconds"] for row in recorded("text_costs") if row["corpus"] == "questions"}
+    for vae, sa_vae in zip(of(runs, "questions", "VAE, same seconds"), of(runs, "questions", "SA-VAE"), strict=True):
+        assert len(vae["valid"]) * cost["VAE"] < len(sa_vae["valid"]) * cost["SA-VAE"]
+        assert vae["valid"].index(min(vae["valid"])) == len(vae["valid"]) - 6
 
 
 def test_recorded_truth_and_classes_are_the_grammars(chapter, runs):

@@ -5,15 +5,19 @@
 
 The numbers are seeds. Rows go to data/results/saliency.jsonl one by one; a row that is already there is not made again,
 so an interrupted run continues. Trained models are kept in data/cache/saliency, so that measuring them again is cheap.
+``questions`` needs data/results/text_costs.jsonl, which ``text.py costs`` makes.
 """
 
 import sys
 import time
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+from text import CONVERGED, affordable
+from text import chapter as chapter_9
 
 from savae_lite.diagnostics import mutual_information
 from savae_lite.gaussian import kl, unpack
@@ -32,7 +36,14 @@ GRAMMAR = {
     "SA-VAE": ("SA-VAE", 1.0),
     "SA-VAE, β ≤ 0.3": ("SA-VAE", 0.3),
 }
-QUESTIONS = ("VAE", "random weights", "SA-VAE")
+# model → (chapter 9's recipe, what differs in its training); None: weights as drawn
+QUESTIONS = {
+    "VAE": ("VAE", {}),
+    "VAE, same seconds": ("VAE", {"patience": CONVERGED["patience"]}),
+    "VAE, dropout 0.1": ("VAE", {"dropout": 0.1}),
+    "random weights": ("SA-VAE", None),
+    "SA-VAE": ("SA-VAE", {}),
+}
 
 
 def trained(name, empty, train):
@@ -144,28 +155,47 @@ def examples(world, table):
 
 def of_questions(chapter, text, name, seed):
     """The row of one model of real questions, as chapter 9 trains it."""
-    steps = text.STEPS["VAE" if name == "VAE" else "SA-VAE"]
-    new = text.new_model(latent=6, seed=seed)
-    model, took = trained(
-        f"questions {name} {seed}", new, lambda: (new, []) if name == "random weights" else text.train(name, seed)
-    )
-    lam = chapter.codes(model, text.test_set, steps)
-    table = chapter.token_table(model, text.test_set, lam, prior=100)
-    counts = Counter(i for x in text.train_set for i in x.tolist())
-    row = took | of_codes(lam) | {"mean_saliency": table.saliency.mean()}
+    (recipe, how), data = QUESTIONS[name], text.data("questions")
+    new = text.new_model(recipe, seed)
+    model, took = trained(f"questions {name} {seed}", new, lambda: question_training(text, recipe, seed, how))
+    bound = text.look(recipe, model, data.ids.test, text.rate_of(recipe), samples=10)[1].mean().item()
+    lam = question_codes(chapter, text, recipe, model.cpu(), data.ids.test)
+    table = chapter.token_table(model, data.ids.test, lam, prior=100)
+    counts = Counter(i for x in data.ids.train for i in x.tolist())
+    row = {"seconds": took["seconds"], "valid": took["valid"], "bound": bound}
+    row |= of_codes(lam) | {"mean_saliency": table.saliency.mean()}
     for value in ("saliency", "information"):
-        row[f"findings_{value}"] = chapter.findings(table, text.vocab.words, counts, value)
-    row["kinds"] = Counter(chapter.kind(text.vocab.words[i]) for i in table.id)
-    return row | {"probes": question_probes(chapter, text, model, steps, lam)}
+        row[f"findings_{value}"] = chapter.findings(table, data.vocab.words, counts, value)
+    row["kinds"] = Counter(chapter.kind(data.vocab.words[i]) for i in table.id)
+    return row | {"probes": question_probes(chapter, text, recipe, model, lam)}
 
 
-def question_probes(chapter, text, model, steps, test_lam):
+def question_training(text, recipe, seed, how):
+    """Model and history. With patience: as many epochs at most as take the seconds of SA-VAE's."""
+    if how is None:
+        return text.new_model(recipe, seed), []
+    if "patience" in how:
+        how = how | {"epochs": affordable("questions", recipe)}
+    return text.train(recipe, seed, **how)
+
+
+def question_codes(chapter, text, recipe, model, sentences, seed=7):
+    """λ_K of every sentence, (N, 2D), found the way of chapter 9."""
+    generator = torch.Generator().manual_seed(seed)
+    lam = torch.zeros(len(sentences), 2 * model.latent)
+    for numbers, x in chapter.by_length(sentences):
+        lam[numbers] = text.refined(recipe, model, x, generator, text.rate_of(recipe))
+    return lam
+
+
+def question_probes(chapter, text, recipe, model, test_lam):
     """Can the first question word, and the length, be read from μ?"""
-    lam, found = chapter.codes(model, text.train_set, steps, seed=6), {}
+    data, found = text.data("questions"), {}
+    lam = question_codes(chapter, text, recipe, model, data.ids.train, seed=6)
     code, test_code = unpack(lam)[0].numpy(), unpack(test_lam)[0].numpy()
     labels = {"question word": chapter.first_question_word, "length": len}
     for name, label in labels.items():
-        y, y_test = (np.array([label(words) for words in part]) for part in (text.train_words, text.test_words))
+        y, y_test = (np.array([label(words) for words in part]) for part in (data.words.train, data.words.test))
         known = np.isin(y_test, y)
         found[name] = chapter.probe(code, y, test_code[known], y_test[known])
     return found
@@ -188,12 +218,11 @@ def main(corpus, *seeds):
     measure, names = {"grammar": (of_grammar, GRAMMAR), "questions": (of_questions, QUESTIONS)}[corpus]
     command = f"python data/experiments/saliency.py {' '.join([corpus, *seeds])}"
     chapter = built(ROOT / "chapters" / "11_saliency.ipynb")
-    text = built(ROOT / "chapters" / "09_text.ipynb") if corpus == "questions" else None
-    for seed in map(int, seeds):
-        for name in names:
-            row = {"corpus": corpus, "model": name, "seed": seed}
-            if not any(row.items() <= known.items() for known in rows(RESULTS)):
-                append(RESULTS, short(row | measure(chapter, text, name, seed)) | provenance(command))
+    text = chapter_9() if corpus == "questions" else None
+    for name, seed in product(names, map(int, seeds)):
+        row = {"corpus": corpus, "model": name, "seed": seed}
+        if not any(row.items() <= known.items() for known in rows(RESULTS)):
+            append(RESULTS, short(row | measure(chapter, text, name, seed)) | provenance(command))
 
 
 if __name__ == "__main__":
