@@ -3,6 +3,7 @@
 import os
 
 os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
+os.environ["SAVAE_LITE_CLAIMS"] = "raise"  # kernels started by nbval inherit it
 
 from hypothesis import settings
 

@@ -26,6 +26,7 @@ FLOORS = [
         "grammar",
         "checkpoint",
         "records",
+        "claims",
         "notebook",
         "exercises",
     },

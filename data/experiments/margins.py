@@ -1,0 +1,147 @@
+"""How far every live claim of the book moves on other machines: python data/experiments/margins.py [CHAPTER …]
+
+Each chapter runs under every condition; ``--report`` prints, for every claim, its range, the values met and the margin:
+the distance from its value here to the nearer end of its range, over the farthest that it moved. Margins below 3 are
+listed. A claim of the example that was drawn (``this_draw``) is not asked to hold for other seeds.
+Conditions of another torch run under the Python that a variable names: OLDEST=…/bin/python NEWEST=…/bin/python.
+
+    python data/experiments/margins.py 03_svi                    all conditions that this machine has
+    python data/experiments/margins.py 03_svi --only plain,seed1 some of them
+    python data/experiments/margins.py --report                  the table, from what was recorded
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "book"))
+CACHE = ROOT / "data" / "cache" / "margins"
+CHAPTERS = sorted(path.stem for path in (ROOT / "chapters").glob("*.ipynb"))
+
+THREADS = "import torch; torch.set_num_threads(2); torch.set_num_threads = lambda number: None"
+SEED = """import torch
+class Shifted(torch.Generator):
+    def manual_seed(self, seed):
+        return super().manual_seed(seed + {})
+torch.Generator = Shifted"""
+PLAIN = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+# name: variables, code that runs before the chapter, the variable that names another Python
+CONDITIONS = {
+    "here": ({}, "", None),
+    "plain": (PLAIN, "", None),
+    "avx2": (AVX2, "", None),
+    "threads": ({}, THREADS, None),
+    "seed1": ({}, SEED.format(1000), None),
+    "seed2": ({}, SEED.format(2000), None),
+    "oldest": ({}, "", "OLDEST"),
+    "newest": ({}, "", "NEWEST"),
+}
+
+
+def measure(chapter: str, condition: str) -> None:
+    """Run one chapter under one condition, in this process's Python, and keep its claims and failures."""
+    from execute import execute, failures, stated
+
+    variables, preamble, _ = CONDITIONS[condition]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    log = CACHE / f"{chapter}.{condition}.log"
+    notebook = asyncio.run(execute(ROOT / "chapters" / f"{chapter}.ipynb", log=log, env=variables, preamble=preamble))
+    errors = [f"{found.section}: {found.what}" for found in failures(notebook) if not found.claim]
+    kept = {"claims": [[section, claim] for section, claim in stated(notebook)], "errors": errors}
+    (CACHE / f"{chapter}.{condition}.json").write_text(json.dumps(kept), encoding="utf-8")
+
+
+def run(chapters: list[str], conditions: list[str]) -> None:
+    for condition in conditions:
+        named = CONDITIONS[condition][2]
+        python = os.environ.get(named) if named else sys.executable
+        if not python:
+            print(f"{condition}: left out, {named} names no Python")
+            continue
+        for chapter in chapters:
+            print(f"{condition} {chapter}", flush=True)
+            subprocess.run([python, __file__, chapter, "--measure", condition], check=True)
+
+
+def read(chapter: str) -> dict[str, dict]:
+    """What was kept of a chapter, by condition."""
+    kept = {name: CACHE / f"{chapter}.{name}.json" for name in CONDITIONS}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in kept.items() if path.exists()}
+
+
+def compare(chapter: str) -> list[dict]:
+    """One row a claim: its range, its value here, the farthest it moved and under what, and the margin."""
+    kept = read(chapter)
+    found = {
+        name: {(section, claim["sentence"]): claim for section, claim in one["claims"]} for name, one in kept.items()
+    }
+    return [row(chapter, key, claim, found) for key, claim in found["here"].items() if claim["run"] != "recorded"]
+
+
+def row(chapter: str, key: tuple[str, str], claim: dict, found: dict[str, dict]) -> dict:
+    others = {
+        name: claims.get(key)
+        for name, claims in found.items()
+        if name != "here" and not (claim["run"] == "live, this draw" and name.startswith("seed"))
+    }
+    broken = [name for name, other in others.items() if other is None or not other["holds"]]
+    moved, worst = max(((moves(claim, other), name) for name, other in others.items() if other), default=(0.0, ""))
+    room = min(
+        (abs(claim[end] - claim[side]) for end, side in (("above", "least"), ("below", "most"))
+         if claim[end] is not None and claim[side] is not None),
+        default=math.inf,
+    )  # fmt: skip
+    margin = room / moved if moved else math.inf
+    return {
+        "chapter": chapter, "section": key[0], "claim": key[1], "expected": claim["expected"], "here": claim["here"],
+        "run": claim["run"], "moved": moved, "worst": worst, "there": (others.get(worst) or claim)["here"],
+        "margin": round(margin, 2) if math.isfinite(margin) else None, "broken": broken,
+    }  # fmt: skip
+
+
+def moves(claim: dict, other: dict) -> float:
+    """How far the ends of a claim's values move towards the ends of its range."""
+    if claim["least"] is None or other["least"] is None:
+        return 0.0 if claim["here"] == other["here"] else math.inf
+    low = claim["least"] - other["least"] if claim["above"] is not None else 0.0
+    high = other["most"] - claim["most"] if claim["below"] is not None else 0.0
+    return max(abs(low), abs(high))
+
+
+def report(chapters: list[str]) -> list[dict]:
+    rows = []
+    for chapter in chapters:
+        for name, one in read(chapter).items():
+            print(*(f"{chapter}, {name}: RAISED {error}" for error in one["errors"]), sep="\n", end="")
+        rows += compare(chapter)
+    near = [row for row in rows if row["broken"] or (row["margin"] is not None and row["margin"] < 3)]
+    for row in sorted(near, key=lambda row: (row["chapter"], row["margin"] or 0)):
+        print("\n{chapter}, {section}: {claim}\n    expected {expected}, here {here}, {worst} {there}, "
+              "margin {margin}, broken under {broken} ({run})".format(**row))  # fmt: skip
+    print(f"\n{len(rows)} live claims, {len(near)} with a margin below 3 or broken under some condition")
+    return rows
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("chapters", nargs="*", default=CHAPTERS)
+    arguments.add_argument("--only", type=lambda text: text.split(","), default=list(CONDITIONS))
+    arguments.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments.add_argument("--report", action="store_true")
+    given = arguments.parse_args()
+    if given.measure:
+        return measure(given.chapters[0], given.measure)
+    if not given.report:
+        run(given.chapters, given.only)
+    report(given.chapters)
+
+
+if __name__ == "__main__":
+    main()
