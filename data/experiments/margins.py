@@ -47,12 +47,13 @@ CONDITIONS = {
 
 def measure(chapter: str, condition: str) -> None:
     """Run one chapter under one condition, in this process's Python, and keep its claims and failures."""
-    from execute import execute, failures, stated
+    from execute import HERE, apart, execute, failures, stated
 
     variables, preamble, _ = CONDITIONS[condition]
     CACHE.mkdir(parents=True, exist_ok=True)
     log = CACHE / f"{chapter}.{condition}.log"
-    notebook = asyncio.run(execute(ROOT / "chapters" / f"{chapter}.ipynb", log=log, env=variables, preamble=preamble))
+    path, kernel = ROOT / "chapters" / f"{chapter}.ipynb", apart(CACHE / "home") | variables
+    notebook = asyncio.run(execute(path, log=log, env=kernel, preamble=HERE + preamble))
     errors = [f"{found.section}: {found.what}" for found in failures(notebook) if not found.claim]
     kept = {"claims": [[section, claim] for section, claim in stated(notebook)], "errors": errors}
     (CACHE / f"{chapter}.{condition}.json").write_text(json.dumps(kept), encoding="utf-8")
