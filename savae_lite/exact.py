@@ -102,7 +102,7 @@ def best_in_family(table: Table, *, steps: int = 300, lr: float = 0.05) -> Tenso
     starts = [pack(mean, logvar), pack(peak, logvar - 2), torch.zeros_like(pack(mean, logvar))]
     found = torch.stack([_ascend(table, start, steps, lr) for start in starts])  # (3, B, 2D)
     values = torch.stack([exact_elbo(table, lam) for lam in found])
-    return found[values.argmax(0), torch.arange(values.shape[1])]
+    return found[values.argmax(0), torch.arange(values.shape[1], device=values.device)]
 
 
 def gaps(table: Table, lam: Tensor, best: Tensor | None = None) -> tuple[Tensor, Tensor]:
