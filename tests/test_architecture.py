@@ -23,6 +23,8 @@ FLOORS = [
         "twice",
         "graph",
         "data",
+        "download",
+        "extras",
         "grammar",
         "checkpoint",
         "records",

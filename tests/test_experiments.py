@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from savae_lite.corpora import WHEEL, cache_dir
+from savae_lite.download import WHEEL, cache_dir
 from savae_lite.records import rows
 
 EXPERIMENTS = Path(__file__).parent.parent / "data" / "experiments"
