@@ -20,7 +20,7 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        package = error.name.partition(".")[0]
         raise ModuleNotFoundError(
-            f'savae_lite needs {error.name}; it is not installed. Run: pip install "savae-lite[{name}]"',
-            name=error.name,
+            f'savae_lite needs {package}; it is not installed. Run: pip install "savae-lite[{name}]"', name=package
         ) from error

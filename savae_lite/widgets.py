@@ -17,10 +17,13 @@ from functools import cached_property
 from importlib.resources import files
 from numbers import Integral, Real
 
-import ipywidgets
-from IPython.display import HTML, display
+from savae_lite.extras import extra
 
-from savae_lite.plots import DPI, Figure, Picture, closing_figures
+with extra("widgets"):
+    import ipywidgets
+    from IPython.display import HTML, display
+
+    from savae_lite.plots import DPI, Figure, Picture, closing_figures
 
 Choice = int | float | str
 Draw = Callable[..., tuple[Figure, str]]

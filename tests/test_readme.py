@@ -21,6 +21,11 @@ def test_the_first_lines_name_the_two_commands():
     assert "make book" in first and "make test" in first and "semi-amortized" in first.lower()
 
 
-def test_pictures_and_links_of_the_checkout_exist():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (Path(__file__).parent.parent / target).exists(), target
+def test_pictures_and_links_hold_on_a_package_page_and_lead_to_files_that_exist():
+    repository = (
+        r"https://(?:raw\.githubusercontent\.com/savae-lite/savae-lite|github\.com/savae-lite/savae-lite/blob)/main/"
+    )
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    paths = [re.sub(f"^{repository}", "", target) for target in targets]
+    assert len(targets) >= 2 and all(target.startswith("https://") for target in targets), targets
+    assert all((Path(__file__).parent.parent / path).exists() for path in paths if "://" not in path), paths
