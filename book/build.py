@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from execute import CLAIMS, ROOT, Failure, code_cells, failures, mark
+from execute import CLAIMS, ROOT, Failure, apart, code_cells, failures, mark
 from machine import cores, jobs
 from nbformat import NotebookNode
 from pages import BUILD, INDEX, LOG, SOURCE, digest, make_pages, place
@@ -97,7 +97,8 @@ def for_pages(notebook: NotebookNode) -> NotebookNode:
 async def run_side_by_side(chapters: list[Path], kept: dict[Path, Path]) -> None:
     several = min(len(chapters), jobs())
     threads = max(1, cores() // several)
-    print(f"Running {len(chapters)} chapters" + f", {several} side by side" * (several > 1), flush=True)
+    how = f", {several} side by side" if several > 1 else ""
+    print(f"Running {len(chapters)} chapters{how} (what kernels say goes to {shown(LOGS)})", flush=True)
     room, done = asyncio.Semaphore(several), []
 
     async def run(chapter: Path) -> None:
@@ -119,7 +120,7 @@ async def run_side_by_side(chapters: list[Path], kept: dict[Path, Path]) -> None
 
 async def run_one(chapter: Path, output: Path, threads: int) -> None:
     part, log = output.with_suffix(".part"), LOGS / f"{chapter.stem}.log"
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment = apart(BUILD / "home") | {"OMP_NUM_THREADS": str(threads)}
     process = await asyncio.create_subprocess_exec(
         sys.executable, Path(__file__).with_name("execute.py"), chapter, part, log,
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, close_fds=False,

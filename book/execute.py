@@ -76,7 +76,7 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def apart(home: Path) -> dict[str, str]:
-    """The variables of a kernel that the surroundings do not reach; ``home`` takes what programs like to remember."""
+    """Variables for a program that the surroundings do not reach; ``home`` takes what programs like to remember."""
     kept = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
     places = {name: str(home) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR")}
     return kept | places | {"MPLBACKEND": "agg", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
@@ -129,8 +129,7 @@ def _end_with_parent() -> None:
 
 def main(chapter: Path, output: Path, log: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    notebook = asyncio.run(execute(chapter, log=log, env=apart(output.parent / "home"), preamble=HERE))
+    notebook = asyncio.run(execute(chapter, log=log, env=os.environ, preamble=HERE))
     with open(log, "a", encoding="utf-8") as file:
         file.write("\n".join([one.what for one in failures(notebook)] + [tracebacks(notebook), ""]))
     nbformat.write(notebook, output)

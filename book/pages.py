@@ -8,7 +8,7 @@ import time
 from importlib.metadata import distribution
 from pathlib import Path
 
-from execute import ROOT
+from execute import ROOT, apart
 
 BUILD = ROOT / "_build"
 SOURCE = BUILD / "source"
@@ -72,13 +72,8 @@ def run_sphinx() -> bool:
     INDEX.unlink(missing_ok=True)
     with open(LOG, "w", encoding="utf-8") as file:
         # It inherits the lock of the build, which a killed build thus holds until it has ended.
-        subprocess.run(
-            [*COMMAND, "--path-output", str(ROOT), "-q"],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            close_fds=False,
-        )
+        command, pipes = [*COMMAND, "--path-output", str(ROOT), "-q"], dict(stdout=file, stderr=file)
+        subprocess.run(command, stdin=subprocess.DEVNULL, **pipes, env=apart(BUILD / "home"), close_fds=False)
     said = LOG.read_text(encoding="utf-8", errors="replace")
     if not INDEX.exists():
         last = "\n".join(said.splitlines()[-6:])
