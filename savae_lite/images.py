@@ -61,8 +61,8 @@ class MLPVAE(nn.Module):
 
 def _affine(inputs: int, outputs: int, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
     bound = 1 / math.sqrt(inputs)
-    weight = torch.empty(inputs, outputs).uniform_(-bound, bound, generator=generator)
-    return nn.Parameter(weight), nn.Parameter(torch.zeros(outputs))
+    weight = torch.empty(inputs, outputs, device=generator.device).uniform_(-bound, bound, generator=generator)
+    return nn.Parameter(weight), nn.Parameter(weight.new_zeros(outputs))
 
 
 def _check_pixels(x: Tensor, pixels: int) -> None:

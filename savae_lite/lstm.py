@@ -194,9 +194,10 @@ class LSTMEncoder(nn.Module):
 
 
 def uniform_parameters(scale: float, generator: torch.Generator) -> Callable[..., nn.Parameter]:
-    """A function from a shape to a parameter drawn uniformly from ±``scale``."""
+    """A function from a shape to a parameter drawn uniformly from ±``scale``, on the generator's device."""
 
     def uniform(*shape: int, scale: float = scale) -> nn.Parameter:
-        return nn.Parameter(torch.empty(shape).uniform_(-scale, scale, generator=generator))
+        empty = torch.empty(shape, device=generator.device)
+        return nn.Parameter(empty.uniform_(-scale, scale, generator=generator))
 
     return uniform

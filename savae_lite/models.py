@@ -2,7 +2,8 @@
 
 The protocol that `savae` needs has two methods: ``encode(x)`` gives λ ``(B, 2D)``; ``log_likelihood(x)`` gives the
 function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``, with everything that z does not touch already computed. No model
-here draws noise of its own or chooses a device.
+here draws noise of its own or chooses a device: it is made where the generator of its weights lies. What is drawn later
+is drawn where that generator lies, and moved to the model; one on the CPU gives the same on every device.
 """
 
 import math
@@ -99,10 +100,10 @@ class LSTMOracle(nn.Module):
     def sample(self, rows: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw z ``(rows, 2)`` from the prior and sequences x ``(rows, length)`` from p(x|z); returns (x, z)."""
         z = torch.randn(rows, self.latent, generator=generator, device=generator.device).to(self.output)
-        x = torch.full((rows, 1), len(self.words) - 1, device=generator.device)
+        x = torch.full((rows, 1), len(self.words) - 1, device=z.device)
         for _ in range(self.length):
-            probabilities = self._logits(self._base(x)[-1], z).softmax(-1)
-            x = torch.cat([x, probabilities.multinomial(1, generator=generator)], 1)
+            probabilities = self._logits(self._base(x)[-1], z).softmax(-1).to(generator.device)
+            x = torch.cat([x, probabilities.multinomial(1, generator=generator).to(x)], 1)
         return x[:, 1:], z
 
     def _affine(self, base: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:

@@ -114,8 +114,7 @@ class LSTMVAE(nn.Module):
             gates = self.words[x[:, -1]] @ self.input + self.bias + z @ self.z_input
             h, c = cell(gates, self.recurrent, h, c)
             logits = self._with_skip(h, z) @ torch.cat([self.output, self.z_output]) + self.output_bias
-            drawn = logits.softmax(-1).multinomial(1, generator=generator)[:, 0] if generator else None
-            token = logits.argmax(-1) if drawn is None else drawn
+            token = _draw(logits, generator) if generator else logits.argmax(-1)
             x = torch.cat([x, token.where(x[:, -1] != EOS, EOS)[:, None]], dim=1)
             if (x[:, -1] == EOS).all():
                 break
@@ -126,9 +125,22 @@ class LSTMVAE(nn.Module):
         return torch.cat([states, z.expand(*states.shape[:-1], -1)], -1) if len(self.z_output) else states
 
     def _hide(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        hidden = torch.rand(x.shape, generator=generator, device=x.device) < self.word_dropout
+        hidden = _uniform(x, generator) < self.word_dropout
         return x.masked_fill(hidden & (x != BOS), UNK)
 
     def _drop(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        kept = torch.rand(values.shape, generator=generator, device=values.device) >= self.dropout
+        kept = _uniform(values, generator) >= self.dropout
         return values * kept / (1 - self.dropout)
+
+
+# Noise is drawn where its generator lies, and used where the model does.
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """A number in [0, 1) for every entry of ``like``."""
+    return torch.rand(like.shape, generator=generator, device=generator.device).to(like.device)
+
+
+def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One id for every row of logits ``(B, V)``."""
+    return logits.softmax(-1).to(generator.device).multinomial(1, generator=generator)[:, 0].to(logits.device)
