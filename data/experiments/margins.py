@@ -7,7 +7,8 @@ Conditions of another torch run under the Python that a variable names: OLDEST=â
 
     python data/experiments/margins.py 03_svi                    all conditions that this machine has
     python data/experiments/margins.py 03_svi --only plain,seed1 some of them
-    python data/experiments/margins.py --report                  the table, from what was recorded
+    python data/experiments/margins.py --report                  the table, from what was measured
+    python data/experiments/margins.py --record                  the same, kept in data/results/margins.jsonl
 """
 
 import argparse
@@ -19,9 +20,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from savae_lite.records import append, provenance
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book"))
 CACHE = ROOT / "data" / "cache" / "margins"
+RECORD = ROOT / "data" / "results" / "margins.jsonl"
 CHAPTERS = sorted(path.stem for path in (ROOT / "chapters").glob("*.ipynb"))
 
 THREADS = "import torch; torch.set_num_threads(2); torch.set_num_threads = lambda number: None"
@@ -103,7 +107,7 @@ def row(chapter: str, key: tuple[str, str], claim: dict, found: dict[str, dict])
     return {
         "chapter": chapter, "section": key[0], "claim": key[1], "expected": claim["expected"], "here": claim["here"],
         "run": claim["run"], "moved": moved, "worst": worst, "there": (others.get(worst) or claim)["here"],
-        "margin": round(margin, 2) if math.isfinite(margin) else None, "broken": broken,
+        "margin": round(margin, 2) if math.isfinite(margin) else None, "broken": broken, "conditions": [*found],
     }  # fmt: skip
 
 
@@ -130,18 +134,29 @@ def report(chapters: list[str]) -> list[dict]:
     return rows
 
 
+def record(rows: list[dict]) -> None:
+    """Write the table anew."""
+    behind = provenance("python data/experiments/margins.py")
+    RECORD.unlink(missing_ok=True)
+    for row in rows:
+        append(RECORD, row | behind)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("chapters", nargs="*", default=CHAPTERS)
     arguments.add_argument("--only", type=lambda text: text.split(","), default=list(CONDITIONS))
     arguments.add_argument("--measure", help=argparse.SUPPRESS)
     arguments.add_argument("--report", action="store_true")
+    arguments.add_argument("--record", action="store_true")
     given = arguments.parse_args()
     if given.measure:
         return measure(given.chapters[0], given.measure)
-    if not given.report:
+    if not (given.report or given.record):
         run(given.chapters, given.only)
-    report(given.chapters)
+    rows = report(given.chapters)
+    if given.record:
+        record(rows)
 
 
 if __name__ == "__main__":
