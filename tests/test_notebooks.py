@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -95,3 +97,14 @@ def test_addresses_agree():
 def test_colab_cell_installs_from_the_repository(notebook):
     installed = re.findall(r"git\+(https://[^\s\"'@]+)", code_cells(notebook)[0].source)
     assert installed == [REPOSITORY]
+
+
+def test_a_claim_that_does_not_hold_fails_its_cell_under_nbval(tmp_path):
+    cell = "from savae_lite.claims import claim, claims\nclaims(claim('The sky is above us', {}, above=0))"
+    for name, value in [("holds", 1), ("fails", -1)]:
+        cells = [nbformat.v4.new_code_cell(cell.format(value))]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout, done.stdout
+    assert "«The sky is above us» expected above 0, got -1 (live)" in done.stdout
