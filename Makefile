@@ -34,6 +34,10 @@ lab: $(READY) ## open the chapters in JupyterLab
 bench: $(BENCH)/.ready ## measure what differentiating through SVI costs: BENCH_FLAGS="--device cuda" on a GPU
 	@PYTHONPATH=$(BENCH) $(PY) data/experiments/bench run $(BENCH_FLAGS)
 
+compat: $(READY) ## run library and chapters on the oldest and newest versions that are promised: COMPAT_FLAGS="--help"
+	@$(PY) -m savae_lite.corpora
+	@$(PY) tests/compat.py $(COMPAT_FLAGS)
+
 lint: $(READY) ## check style, format and that chapters carry no outputs
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
