@@ -56,6 +56,13 @@ def test_corpora_are_cut_to_size_and_do_not_overlap(chapter, corpus, unknown):
     assert sum(i == Vocab.UNK for i in words) / len(words) == pytest.approx(unknown, abs=0.02)
 
 
+def test_the_paragraphs_are_eight_times_as_long(chapter):
+    short, long = (
+        sum(map(len, part.train)) / len(part.train) for part in (chapter.data(c).words for c in ("questions", "sotu"))
+    )
+    assert 8 <= long / short < 9
+
+
 def test_vocabulary(chapter):
     sentences = [["b", "a", "?"], ["a", "c", "?"], ["d", "a", "b", "?"]]
     assert chapter.vocabulary(sentences, 6) == Vocab.build(sentences, 6).words
