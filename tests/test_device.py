@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from device_cases import CASES, FAULTS, Place
 from simulated_gpu import GPU, NAME, OnGPU, register, why_not
 from torch import Tensor, nn
@@ -57,6 +58,10 @@ def test_the_device_gives_what_the_cpu_gives(verdicts, name):
 def test_what_is_left_on_another_device_fails(verdicts, name):
     said, _ = FAULTS[name]
     assert said in verdicts[name], f"{said!r} is not said: {verdicts[name]}"
+
+
+def test_other_tests_do_not_see_the_device(verdicts):
+    assert not hasattr(torch, NAME)
 
 
 def test_every_public_function_has_met_the_device(verdicts):
@@ -133,7 +138,8 @@ def noting(met: set[str]) -> Iterator[None]:
 
     def note(frame, event, result):
         code = frame.f_code
-        if event == "return" and code.co_filename.startswith(str(PACKAGE)) and on_device([result, frame.f_locals]):
+        ours = event == "return" and code.co_filename.startswith(str(PACKAGE))
+        if ours and on_device([result, *frame.f_locals.values()]):
             met.add(f"{module(code.co_filename)}.{code.co_qualname.partition('.<locals>')[0]}")
 
     sys.setprofile(note)
