@@ -31,7 +31,7 @@ FLOORS = [
         "notebook",
         "exercises",
     },
-    {"elbo", "adjoint", "lstm", "softmax", "images", "plots", "download", "checkpoint"},
+    {"elbo", "adjoint", "lstm", "softmax", "images", "plots", "download", "checkpoint", "reading"},
     {"models", "text", "savae", "diagnostics", "exact", "widgets", "optim_n2n", "saliency", "trainer", "corpora"},
     {name for name in MODULES if name.startswith("exercises.")},
 ]
