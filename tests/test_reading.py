@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -277,3 +278,23 @@ def test_any_bytes_are_refused_or_accounted_for(tmp_path_factory, content):
     assert text.lines == text.blank + len(text.broken) + len(text.sentences)
     seen = [word for line in text.sentences for word in line]
     assert all(word and word == clean(word) and word.split() == [word] for word in seen)
+
+
+PAGE = Path(__file__).parent.parent / "book" / "your_corpus.md"
+
+
+def test_the_page_takes_a_nasty_file_to_batches(file, monkeypatch, capsys):
+    """Its code as it stands, on lines of several scripts, separators and encodings."""
+    plain = "".join(f"the sea of number{i} is Cafe\u0301 {'and so on ' * (i % 25)}\n" for i in range(400))
+    path = file("\ufeff".encode() + plain.encode() + b"\r\nna\xefve\r\x1b$B\n" + "हिन्दी की किताब\r\n".encode() * 3)
+    monkeypatch.chdir(path.parent)
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(code, names)
+    first, train, valid = capsys.readouterr().out.splitlines()
+    assert first == "mine.txt as utf-8: 406 lines, 1 blank, 2 (lines 402, 403) no text; 403 sentences"
+    assert "too long" in train and "<unk>" in valid
+    kept = sum(len(batch) for batch in names["minibatches"])
+    assert 200 < kept == len(names["train"]) < len(names["corpus"].train)
+    assert sum(map(len, names["corpus"])) == 401, "the Hindi line stands three times"
+    assert {"café", "हिन्दी"} <= {word for part in names["corpus"] for line in part for word in line}
