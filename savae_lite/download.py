@@ -62,7 +62,7 @@ def _renew(path: Path) -> Path:
 
 
 def _download(path: Path) -> bool:
-    """Fetch the wheel into a folder next to `path`, and move it there in one step if it is right; say whether it was."""
+    """Fetch the wheel next to `path`, and move it there in one step if it is right; say whether it was."""
     folder = unfinished(path)
     folder.mkdir()
     fresh = folder / path.name

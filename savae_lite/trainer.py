@@ -3,6 +3,7 @@
 It knows no model, no bound and no schedule: the loss of a batch is a function that the caller writes.
 """
 
+import atexit
 import math
 import os
 import time
@@ -123,11 +124,18 @@ def fit(
 
 def _last_report(progress: dict, checkpoint, stateful: dict) -> Iterator[Epoch]:
     """Hand out the report that nobody has read, and save what the caller did until it came back or left."""
+
+    def settle():
+        if progress["unread"] is not None:
+            progress["unread"] = None
+            _keep(progress, checkpoint, stateful)
+
+    atexit.register(settle)  # a loop that was left by its name may live as long as the interpreter
     try:
         yield Epoch(**progress["unread"])
     finally:
-        progress["unread"] = None
-        _keep(progress, checkpoint, stateful)
+        atexit.unregister(settle)
+        settle()
 
 
 def _keep(progress: dict, checkpoint, stateful: dict) -> None:

@@ -582,6 +582,33 @@ def test_killed_anywhere_even_in_the_loops_body_it_resumes_bit_for_bit(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 
+LEFT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_trainer import Tended
+
+run = Tended()
+epochs = run.fit(checkpoint=sys.argv[1])
+for epoch in epochs:
+    run.body(epoch)
+    if epoch.epoch == 2:
+        break
+"""
+
+
+def test_a_loop_that_was_left_by_its_name_is_saved_when_the_process_ends(tmp_path):
+    path, script = tmp_path / "run.pt", LEFT.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=True)
+    assert done.stderr == b""
+    straight, resumed = Tended(), Tended()
+    for epoch in straight.fit():
+        straight.body(epoch)
+    for epoch in resumed.fit(checkpoint=path):
+        resumed.body(epoch)
+    assert resumed.steps == straight.steps[12:]
+    assert_same(resumed, straight)
+
+
 def test_an_epoch_whose_reader_was_killed_is_yielded_again_and_not_trained_again(tmp_path):
     run, path, copies = Run(), tmp_path / "run.pt", []
     for _ in run.fit(checkpoint=path, epochs=2):
