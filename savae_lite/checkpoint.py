@@ -1,29 +1,26 @@
 """Checkpoints: state of model, optimiser and generator in one file, written whole or not at all, read without code.
 
-It knows nothing of training, and keeps one file a path: what it replaces is gone.
+A file ends in the sha256 of what is before it. This module knows nothing of training, and keeps one file a path: what
+it replaces is gone.
 """
 
+import copy
+import hashlib
 import io
 import os
 import pickle
-import struct
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-FORMAT = "savae-lite checkpoint, version 1"
-# What torch.load raises on bytes that are not a checkpoint, by where they were cut or changed.
-DAMAGE = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    LookupError,
-    ValueError,
-    AttributeError,
-    struct.error,
-    pickle.UnpicklingError,
-)
+from savae_lite.unfinished import sweep, unfinished
+
+FORMAT = "savae-lite checkpoint, version 2"
+SEAL = b"\nsha256 "
+DIGITS = 64
 
 
 def save(path: str | os.PathLike, progress: dict, **stateful) -> None:
@@ -31,59 +28,105 @@ def save(path: str | os.PathLike, progress: dict, **stateful) -> None:
     or nothing.
 
     Stateful objects have ``state_dict`` or, for generators, ``get_state``. When writing fails (a full disk) the old
-    file stays as it was.
+    file stays as it was. Threads and processes may save to one path: each file there is whole, the last one stays.
+    Where the path is a link, the file that it leads to is replaced.
     """
-    path = Path(path)
     states = {name: _state(thing) for name, thing in stateful.items()}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "progress": progress, "states": states}, buffer)
         _refuse_what_load_would_refuse(buffer)
-        with open(part, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with buffer.getbuffer() as content:
+            seal = SEAL + _digest(content)
+        buffer.seek(0, io.SEEK_END)
+        buffer.write(seal)
+        _publish(_target(path), buffer)
     except OSError as error:
-        kept = "the checkpoint before it is unharmed" if path.exists() else "there was none before it"
+        kept = "the checkpoint before it is unharmed" if Path(path).exists() else "there was none before it"
         raise OSError(f"could not save {path}; {kept}. Free some space or choose another path. ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike, **stateful) -> dict:
     """Restore the stateful objects from a file written by `save` with the same names, and return its ``progress``.
 
-    Only tensors and plain values are read, never code. A truncated or foreign file, and one of other objects or of a
-    model of other sizes, raises ValueError before any object is changed.
+    Only tensors and plain values are read, never code. A file that was truncated or changed by as little as a bit, a
+    foreign one, and one of other objects or of a model of other sizes, raises ValueError and leaves every object as
+    it was. So does one of version 1, which has no checksum and could hold anything; whoever trusts it finds the states
+    with ``torch.load(path, weights_only=True)``.
     """
     saved = _read(Path(path))
     states = saved["states"]
     mine = {name: _state(thing) for name, thing in stateful.items()}
-    unlike = [name for name in mine.keys() | states.keys() if _sizes(mine.get(name)) != _sizes(states.get(name))]
+    of_fixed_size = {name for name, thing in stateful.items() if isinstance(thing, FIXED)}
+    unlike = mine.keys() ^ states.keys()
+    unlike |= {name for name in of_fixed_size - unlike if _sizes(mine[name]) != _sizes(states[name])}
     if unlike:
         raise ValueError(
             f"{path} must hold states of {sorted(mine)} in their sizes; it holds {sorted(states)}, and differs in "
             f"{sorted(unlike)}. Pass the objects it was saved with, or another path to start anew."
         )
-    for name, thing in stateful.items():
-        (thing.set_state if hasattr(thing, "set_state") else thing.load_state_dict)(states[name])
+    before = copy.deepcopy(mine)
+    try:
+        _restore(stateful, states)
+    except Exception as error:
+        for name, thing in stateful.items():
+            with suppress(Exception):  # one that refuses even what it held has not changed
+                _restore({name: thing}, before)
+        raise ValueError(
+            f"{path} must hold states that its objects accept; one was refused ({error!r}), and all objects are as "
+            "they were. Pass the objects it was saved with, or another path to start anew."
+        ) from error
     return saved["progress"]
 
 
-def _read(path: Path) -> dict:
-    content = io.BytesIO(path.read_bytes())
+def refuse_unwritable(path: str | os.PathLike) -> None:
+    """Raise OSError where a checkpoint could not be written, before there is anything to lose."""
+    part = unfinished(_target(path))
     try:
-        saved = torch.load(content, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
-        raise ValueError(
-            f"{path} must be a whole checkpoint of savae-lite; it is truncated or foreign. "
-            f"Move it away to start anew. ({error})"
+        open(part, "xb").close()
+    except OSError as error:
+        raise OSError(
+            f"the checkpoint's folder must be writable; {part.parent} is not. Choose another path. ({error})"
         ) from error
+    part.unlink()
+
+
+def _target(path: str | os.PathLike) -> Path:
+    """The file itself: a link stays a link."""
+    return Path(os.path.realpath(path))
+
+
+def _publish(path: Path, content: io.BytesIO) -> None:
+    sweep(path)
+    part = unfinished(path)
+    try:
+        with open(part, "xb") as file:  # x: never through a link that lies there
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict:
+    content = path.read_bytes()
+    payload, seal = content[: -len(SEAL) - DIGITS], content[-len(SEAL) - DIGITS :]
+    whole = seal == SEAL + _digest(payload)
+    try:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True) if whole else None
+    except Exception:  # whatever torch says of it: its advice is to run the code in it
+        saved = None
     if not isinstance(saved, dict) or saved.get("format") != FORMAT or not isinstance(saved.get("states"), dict):
-        raise ValueError(f"{path} must be a '{FORMAT}'; got another kind of file. Move it away to start anew.")
+        raise ValueError(
+            f"{path} must be a whole '{FORMAT}', of tensors and plain values, and end in its checksum; "
+            "it is truncated, damaged, foreign or of an earlier version. Move it away to start anew."
+        )
     return saved
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _refuse_what_load_would_refuse(buffer: io.BytesIO) -> None:
@@ -91,14 +134,23 @@ def _refuse_what_load_would_refuse(buffer: io.BytesIO) -> None:
     try:
         torch.load(buffer, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(
-            "a checkpoint holds tensors and plain values only; got something else, such as a numpy number or a path. "
-            f"Convert it with float() or str(). ({error})"
-        ) from error
+            "a checkpoint holds tensors and plain values only; got something else, such as a numpy number or a path"
+            f"{f' ({found[1]})' if found else ''}. Convert it with float() or str()."
+        ) from None
+
+
+FIXED = (nn.Module, torch.optim.Optimizer, torch.Generator)  # other states, such as a history, may grow
 
 
 def _state(thing) -> dict | Tensor:
     return thing.get_state() if hasattr(thing, "get_state") else thing.state_dict()
+
+
+def _restore(stateful: dict, states: dict) -> None:
+    for name, thing in stateful.items():
+        (thing.set_state if hasattr(thing, "set_state") else thing.load_state_dict)(states[name])
 
 
 def _sizes(state: object) -> object:

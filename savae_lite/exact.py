@@ -43,8 +43,10 @@ def tabulate(
     at a time, in ``dtype`` on ``device``: the model's. Warns where the grid is too coarse or too narrow for a
     posterior, and says what it needs.
     """
-    if points < 3 or not half_width > 0:
+    if points < 3 or not 0 < half_width < math.inf:
         raise ValueError(f"a grid needs points ≥ 3 and half_width > 0; got {points} and {half_width}. Try 81 and 5.")
+    if min(rows, chunk) < 1:
+        raise ValueError(f"rows and chunk must each be at least 1; got {rows} and {chunk}. Pass rows = len(x).")
     if latent not in (1, 2):
         raise ValueError(
             f"quadrature needs z of 1 or 2 dimensions; got {latent}. Use diagnostics.importance_weighted_nll."
@@ -64,7 +66,10 @@ def log_evidence(table: Table) -> Tensor:
 
 
 def moments(table: Table) -> Tensor:
-    """λ ``(B, 2D)`` with the mean and variances of the exact posterior; not the best λ unless the posterior is a q."""
+    """λ ``(B, 2D)`` with the mean and variances of the exact posterior; not the best λ unless the posterior is a q.
+
+    logvar is −∞ where all of it sits in one cell of the grid.
+    """
     weights = table.log_joint.softmax(0)  # (M, B)
     mean = weights.T @ table.z
     deviation = (table.z[:, None] - mean).square()  # (M, B, D)
@@ -97,12 +102,16 @@ def best_in_family(table: Table, *, steps: int = 300, lr: float = 0.05) -> Tenso
     The best end is kept for each row. Starts are the posterior's moments, its highest point with small variance, and
     the prior.
     """
+    if steps < 1 or not 0 < lr < math.inf:
+        raise ValueError(f"the search needs steps ≥ 1 and lr > 0; got {steps} and {lr}. Try 300 and 0.05.")
     mean, logvar = unpack(moments(table))
+    logvar = logvar.clamp(min=2 * math.log(table.spacing / 10))  # a posterior in one cell has none
     peak = table.z[table.log_joint.argmax(0)]
     starts = [pack(mean, logvar), pack(peak, logvar - 2), torch.zeros_like(pack(mean, logvar))]
     found = torch.stack([_ascend(table, start, steps, lr) for start in starts])  # (3, B, 2D)
     values = torch.stack([exact_elbo(table, lam) for lam in found])
-    return found[values.argmax(0), torch.arange(values.shape[1], device=values.device)]
+    best = values.nan_to_num(nan=-math.inf).argmax(0)
+    return found[best, torch.arange(len(best), device=values.device)]
 
 
 def gaps(table: Table, lam: Tensor, best: Tensor | None = None) -> tuple[Tensor, Tensor]:

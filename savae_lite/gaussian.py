@@ -24,6 +24,9 @@ def pack(mean: Tensor, logvar: Tensor) -> Tensor:
 
 def unpack(lam: Tensor) -> tuple[Tensor, Tensor]:
     """Split λ ``(..., 2D)`` into mean and log-variance, each ``(..., D)``."""
+    if not isinstance(lam, Tensor) or not lam.is_floating_point():
+        got = lam.dtype if isinstance(lam, Tensor) else type(lam).__name__
+        raise TypeError(f"lam must be a tensor of floating point numbers; got {got}. Make one, or use lam.float().")
     if lam.dim() == 0 or lam.shape[-1] % 2:
         raise ValueError(
             f"lam must end in an even dimension 2D = [mean | logvar]; got shape {tuple(lam.shape)}. "
@@ -48,11 +51,22 @@ def reparameterize(lam: Tensor, eps: Tensor) -> Tensor:
 def log_prob(lam: Tensor, z: Tensor) -> Tensor:
     """log q(z; λ) in nats.
 
-    lam ``(B, 2D)``, z ``(S, B, D)``; returns ``(S, B)``.
+    lam ``(B, 2D)``, z ``(S, B, D)``; returns ``(S, B)``. It is as good as z: where σ is small beside μ, a sample has
+    lost its ε to rounding. `log_prob_of_noise` has not.
     """
     mean, logvar = unpack(lam)
     _check_samples("z", z, lam)
-    return -0.5 * (LOG_2PI + logvar + (z - mean).square() * (-logvar).exp()).sum(-1)
+    return -0.5 * (LOG_2PI + logvar + ((z - mean) * (-0.5 * logvar).exp()).square()).sum(-1)
+
+
+def log_prob_of_noise(lam: Tensor, eps: Tensor) -> Tensor:
+    """log q(μ + σ ε; λ) in nats, from ε itself: the density of `reparameterize`'s samples, exact for every σ.
+
+    lam ``(B, 2D)``, eps ``(S, B, D)``; returns ``(S, B)``.
+    """
+    _, logvar = unpack(lam)
+    _check_samples("eps", eps, lam)
+    return -0.5 * (LOG_2PI + logvar + eps.square()).sum(-1)
 
 
 def log_prior(z: Tensor) -> Tensor:
@@ -77,14 +91,19 @@ def kl(lam: Tensor, other: Tensor | None = None) -> Tensor:
     """
     mean, logvar = unpack(lam)
     if other is None:
-        return 0.5 * (mean.square() + logvar.exp() - logvar - 1).sum(-1)
+        return 0.5 * (mean.square() + _excess(logvar)).sum(-1)
     if other.shape != lam.shape:
         raise ValueError(
             f"other must have the shape of lam, {tuple(lam.shape)}; got {tuple(other.shape)}. Expand it first."
         )
     other_mean, other_logvar = unpack(other)
-    distance = ((mean - other_mean).square() + logvar.exp()) * (-other_logvar).exp()
-    return 0.5 * (distance - logvar + other_logvar - 1).sum(-1)
+    distance = ((mean - other_mean) * (-0.5 * other_logvar).exp()).square()
+    return 0.5 * (distance + _excess(logvar - other_logvar)).sum(-1)
+
+
+def _excess(x: Tensor) -> Tensor:
+    """eˣ − 1 − x ≥ 0, the part of a divergence that the variances make; eˣ − x − 1 would cancel where x is small."""
+    return x.expm1() - x
 
 
 def _check_samples(name: str, samples: Tensor, lam: Tensor) -> None:

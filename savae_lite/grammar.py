@@ -108,6 +108,7 @@ def word_classes(sentence: list[str]) -> list[str]:
 
 def log_prob(sentence: list[str]) -> float:
     """Return log p(x) in nats under the grammar, −inf for a sentence that it cannot produce."""
+    _check_words(sentence)
     return _log_sum(sentence, [template for template in TEMPLATES if len(template) == len(sentence)]) - _log_lengths(
         NOTHING
     )
@@ -121,6 +122,8 @@ def log_prob_of_prefix(words: list[str], known: Mapping[str, int] = NOTHING) -> 
     >>> log_prob_of_prefix([])
     0.0
     """
+    _check_words(words)
+    _check_known(known)
     templates = [TEMPLATES[known["length"]]] if "length" in known else TEMPLATES
     fitting = [template[: len(words)] for template in templates if len(template) >= len(words)]
     return _log_sum(words, fitting, known) - _log_lengths(known)
@@ -142,6 +145,20 @@ def token_information(sentence: list[str], known: Mapping[str, int]) -> list[flo
         )
     gains = [gain - log_prob_of_prefix(words) for gain, words in zip(gains, prefixes, strict=True)]
     return [round(after - before, 12) + 0.0 for before, after in pairwise(gains)]  # what is equal shall rank as equal
+
+
+def _check_words(words: list[str]) -> None:
+    if isinstance(words, str):
+        raise TypeError(f"a sentence must be a list of words; got the text {words[:40]!r}. Use .split() first.")
+
+
+def _check_known(known: Mapping[str, int]) -> None:
+    for name, value in known.items():
+        if name not in FACTORS or not 0 <= value < FACTORS[name]:
+            raise ValueError(
+                f"known must hold factors of {FACTORS} with a value below the number beside it; got {name!r}: {value}. "
+                "Take values from grammar(rows, generator)."
+            )
 
 
 def _log_lengths(known: Mapping[str, int]) -> float:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from savae_lite.gaussian import check_codes
+
 
 class MLPVAE(nn.Module):
     """Binary pixels x ``(B, X)``, independent given z: log p(x|z) = Σ_i x_i log π_i(z) + (1 − x_i) log(1 − π_i(z))
@@ -45,11 +47,7 @@ class MLPVAE(nn.Module):
         signs = 1 - 2 * x.to(self.output)
 
         def given(z: Tensor) -> Tensor:
-            if z.dim() != 3 or z.shape[1:] != (len(x), self.latent):
-                wanted = f"(S, {len(x)}, {self.latent})"
-                raise ValueError(
-                    f"z must be {wanted} for this model and batch; got {tuple(z.shape)}. S counts samples."
-                )
+            check_codes(z, "S", len(x), self.latent)
             return -F.softplus(signs * self.decode(z)).sum(-1)  # log π = −softplus(−logit)
 
         return given

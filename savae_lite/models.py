@@ -26,14 +26,18 @@ class LinearGaussian:
     """
 
     def __init__(self, weight: Tensor, scale: float) -> None:
-        if not scale > 0:
+        if not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive; got {scale}. It is the standard deviation of the noise on x.")
+        if weight.dim() != 2:
+            raise ValueError(f"weight must be (X, D); got {tuple(weight.shape)}. It maps z of D entries to x of X.")
         self.weight, self.scale = weight, scale
 
     def log_likelihood(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """x ``(B, X)``; returns the function z ``(S, B, D)`` ↦ log p(x|z) ``(S, B)``."""
+        self._check(x)
 
         def given(z: Tensor) -> Tensor:
+            check_codes(z, "S", len(x), self.weight.shape[1])
             error = (x - z @ self.weight.T) / self.scale
             return -0.5 * (error.square() + LOG_2PI).sum(-1) - x.shape[-1] * math.log(self.scale)
 
@@ -41,6 +45,7 @@ class LinearGaussian:
 
     def encode(self, x: Tensor) -> Tensor:
         """λ ``(B, 2D)`` of the exact posterior p(z|x). Raises ValueError where its covariance is not diagonal."""
+        self._check(x)
         precision = torch.eye(self.weight.shape[1]).to(self.weight) + self.weight.T @ self.weight / self.scale**2
         if not torch.allclose(precision, precision.diag().diag(), atol=1e-5 * precision.diag().max().item()):
             raise ValueError(
@@ -52,11 +57,25 @@ class LinearGaussian:
         return pack(mean, variance.log().expand_as(mean))
 
     def log_evidence(self, x: Tensor) -> Tensor:
-        """log p(x) ``(B,)`` in nats, for any W: x is normal with covariance W Wᵀ + scale² I."""
-        covariance = self.weight @ self.weight.T + self.scale**2 * torch.eye(x.shape[-1]).to(self.weight)
-        factor = torch.linalg.cholesky(covariance)
-        white = torch.linalg.solve_triangular(factor, x.T, upper=False)
-        return -0.5 * (white.square() + LOG_2PI).sum(0) - factor.diag().log().sum()
+        """log p(x) ``(B,)`` in nats, for any W: x is normal with covariance W Wᵀ + scale² I.
+
+        Along the left singular vectors of W its variances are s² + scale², and scale² across them: no sum of W Wᵀ and a
+        small scale² is formed, in which the second would be lost.
+        """
+        self._check(x)
+        left, values, _ = torch.linalg.svd(self.weight, full_matrices=False)
+        along, across = x @ left, self.weight.shape[0] - len(values)
+        variances = values.square() + self.scale**2
+        rest = (x - along @ left.T) / self.scale if across else torch.zeros_like(x)
+        determinant = variances.log().sum() + 2 * across * math.log(self.scale)
+        whole = (along.square() / variances).sum(-1) + rest.square().sum(-1)
+        return -0.5 * (whole + determinant + x.shape[-1] * LOG_2PI)
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 2 or x.shape[1] != len(self.weight):
+            raise ValueError(
+                f"x must be (B, {len(self.weight)}), one row an example; got {tuple(x.shape)}. One row is x[None]."
+            )
 
 
 class LSTMOracle(nn.Module):
@@ -80,6 +99,11 @@ class LSTMOracle(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        if min(vocabulary, length, embedding, hidden) < 1 or layer < 0:
+            raise ValueError(
+                "vocabulary, length, embedding and hidden must each be at least 1, layer at least 0; "
+                f"got {vocabulary}, {length}, {embedding}, {hidden} and {layer}. The defaults are the paper's."
+            )
         uniform = uniform_parameters(1.0, generator)
         self.length, self.latent, width = length, 2, layer or vocabulary
         self.words, self.bias = uniform(vocabulary + 1, embedding), uniform(4 * hidden)  # the last word is the start
@@ -99,6 +123,8 @@ class LSTMOracle(nn.Module):
     @torch.no_grad()
     def sample(self, rows: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw z ``(rows, 2)`` from the prior and sequences x ``(rows, length)`` from p(x|z); returns (x, z)."""
+        if rows < 1:
+            raise ValueError(f"rows must be at least 1; got {rows}. Ask for one or more sequences.")
         z = torch.randn(rows, self.latent, generator=generator, device=generator.device).to(self.output)
         x = torch.full((rows, 1), len(self.words) - 1, device=z.device)
         for _ in range(self.length):

@@ -29,10 +29,10 @@ def provenance(command: str) -> dict[str, str | int]:
 
 def append(path: str | Path, row: dict) -> None:
     """Add one flat row to a record file, which is made where it does not exist."""
-    path = Path(path)
+    path, line = Path(path), json.dumps(row)
     cut_short = path.exists() and not path.read_bytes().endswith(b"\n")
     with open(path, "a", encoding="utf-8") as file:
-        file.write("\n" * cut_short + json.dumps(row) + "\n")
+        file.write("\n" * cut_short + line + "\n")
 
 
 def rows(path: str | Path) -> list[dict]:
@@ -58,17 +58,20 @@ def recorded(name: str) -> list[dict]:
 
 def _parse(text: str) -> list[dict]:
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # and not at what else separates lines: that may stand inside a string
         with contextlib.suppress(json.JSONDecodeError):
             found.append(json.loads(line))
     return found
 
 
 def _commit() -> str:
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+    except OSError:  # no git
+        return "unknown"
     return described.stdout.strip() or "unknown"

@@ -56,6 +56,11 @@ def token_information(
     ``(B, 2D)``; eps ``(S, B, D)``. Summed over t it is E_q log p(x|z) − log p(x) = KL(q ‖ p(z)) − KL(q ‖ p(z|x)): at
     most KL. With few samples of the prior log p(x) comes out too low in the mean, and the sum too high.
     """
+    if prior.dim() != 2 or len(prior) < 1 or prior.shape[1] != eps.shape[-1] or chunk < 1:
+        raise ValueError(
+            f"prior must be (M, {eps.shape[-1]}), M ≥ 1 samples of p(z), and chunk at least 1; got "
+            f"{tuple(prior.shape)} and {chunk}. Draw them with torch.randn(M, {eps.shape[-1]}, generator=generator)."
+        )
     z = reparameterize(lam, eps)
     given = _per_token(log_likelihood(z), z).mean(0)
     parts = []
@@ -90,7 +95,9 @@ def occlusion(encode: Callable[[Tensor], Tensor], x: Tensor, token: int) -> Tens
     encode: token ids ``(B, T)`` ↦ λ ``(B, 2D)``, with or without refinement; a refinement must see the same noise at
     each call. x ``(B, T)`` int64. 0, up to rounding, where the token stands there already.
     """
-    check_tokens(x, max(int(x.max()), token) + 1)
+    check_tokens(x, max(int(x.max()), token) + 1 if x.numel() else 1)
+    if token < 0:
+        raise ValueError(f"token must be an id of the vocabulary, ≥ 0; got {token}. Pass Vocab.UNK, for instance.")
     lam, moved = encode(x), []
     for t in range(x.shape[1]):
         hidden = x.clone()
@@ -105,6 +112,10 @@ def ranks(values: Tensor) -> Tensor:
     >>> ranks(torch.tensor([5.0, 2.0, 5.0])).tolist()
     [2.5, 1.0, 2.5]
     """
+    if values.dim() != 1 or values.isnan().any():
+        raise ValueError(
+            f"values must be (N,) without NaN, which has no rank; got {tuple(values.shape)}. Drop such rows."
+        )
     _, place, count = values.unique(return_inverse=True, return_counts=True)
     last = count.cumsum(0).double()
     return (last - (count.double() - 1) / 2)[place]
@@ -120,7 +131,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
     a, b = (rank - rank.mean() for rank in (ranks(a), ranks(b)))
     if not (a.any() and b.any()):
         raise ValueError("a and b must each have at least two different values; got one. Nothing can be ranked.")
-    return float((a @ b) / (a.norm() * b.norm()))
+    return max(-1.0, min(1.0, float((a @ b) / (a.norm() * b.norm()))))  # rounding may step over an end
 
 
 def _per_token(values: Tensor, z: Tensor) -> Tensor:

@@ -108,6 +108,8 @@ class LSTMVAE(nn.Module):
         Rows that have ended are filled with </s>.
         """
         check_codes(z, len(z), self.latent)
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1; got {steps}. It is the greatest number of tokens after <s>.")
         x = torch.full((len(z), 1), BOS, device=z.device)
         h, c = z @ self.z_state + self.z_state_bias, z.new_zeros(len(z), self.hidden)
         for _ in range(steps):

@@ -3,19 +3,21 @@
 It knows no model, no bound and no schedule: the loss of a batch is a function that the caller writes.
 """
 
+import atexit
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from savae_lite.checkpoint import load, save
+from savae_lite.checkpoint import load, refuse_unwritable, save
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, *, max_norm: float =
     optimizer.zero_grad()
     loss.backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if all(p.grad is None for p in parameters):
+        raise ValueError(
+            "the loss must depend on parameters of the optimizer; none of them got a gradient. "
+            "Compute it with the model that the optimizer was made for."
+        )
     norm = nn.utils.clip_grad_norm_(parameters, max_norm)
     if not norm.isfinite():
         optimizer.zero_grad()
@@ -72,35 +79,33 @@ def fit(
     select_from: int = 0,
     max_norm: float = 5.0,
     checkpoint: str | os.PathLike | None = None,
+    stateful: Mapping[str, object] | None = None,
 ) -> Iterator[Epoch]:
     """Train and yield one `Epoch` after each; in the end the model holds the parameters of the best one.
 
     loss(batch, step) ↦ scalar; batches() ↦ the minibatches of one epoch; validate() ↦ a loss by which epochs are
     compared (without it the last is the best). Their randomness must come from ``generator``, or from generators
-    made anew at each call. Epochs before ``select_from`` (a warm-up, say) cannot be the best; after ``patience``
-    epochs without a new best, training stops. With ``checkpoint`` the state is saved after every epoch and a file
-    that is already there is resumed: parameters and reports are bit for bit those of a run that was never stopped.
-    That includes the optimiser's rates: those in the file win over those of the optimiser passed. A non-finite loss
-    raises FloatingPointError and leaves the last checkpoint as it was.
+    made anew at each call. Epochs before ``select_from`` (a warm-up, say) cannot be the best; after ``patience`` ≥ 1
+    epochs without a new best, training stops.
+
+    With ``checkpoint`` the state is saved after every epoch, and again when the caller asks for the next one or leaves
+    the loop: what its body does (a lower rate, a scheduler's step) is kept. A file that is already there is resumed:
+    parameters and reports are bit for bit those of a run that was never stopped. That includes the optimiser's rates:
+    those in the file win over those of the optimiser passed. Where the process was killed in the loop's body, resuming
+    yields that epoch once more, without training it again, so that the body can run as if for the first time. Whatever
+    else has a ``state_dict`` and changes in training, such as a scheduler, is passed by name in ``stateful``; nothing
+    here steps it. A non-finite loss raises FloatingPointError and leaves the last checkpoint as it was.
     """
+    stateful = _all_stateful({"model": model, "optimizer": optimizer, "generator": generator}, stateful or {})
+    _check_counts(epochs, patience, select_from, validate)
     _check_before_training(model, optimizer, checkpoint)
-    if validate is not None and select_from >= epochs:
-        raise ValueError(
-            f"select_from must be below epochs = {epochs}, or no epoch can be the best; got {select_from}. "
-            "Train longer, or shorten the warm-up."
-        )
-    stateful = {"model": model, "optimizer": optimizer, "generator": generator}
-    progress = {
-        "epoch": 0,
-        "step": 0,
-        "seconds": 0.0,
-        "best": math.inf,
-        "best_epoch": select_from,
-        "best_model": _copy(model),
-    }
+    progress = {"epoch": 0, "step": 0, "seconds": 0.0, "unread": None}
+    progress |= {"best": math.inf, "best_epoch": select_from, "best_model": _copy(model)}
     if checkpoint is not None and Path(checkpoint).exists():
-        progress = load(checkpoint, **stateful)
-    silent = bool(os.environ.get("TQDM_DISABLE"))  # the bar in notebooks does not look for it itself
+        progress |= load(checkpoint, **stateful)
+    if progress["unread"] is not None:
+        yield from _last_report(progress, checkpoint, stateful)
+    silent = True if os.environ.get("TQDM_DISABLE") else None  # None: no bar where nobody looks, such as a log file
     with tqdm(initial=progress["step"], unit="step", disable=silent) as bar:
         while progress["epoch"] < epochs and not _impatient(progress, patience):
             minibatches = list(batches())
@@ -111,18 +116,69 @@ def fit(
             # "not ≥" and not "<": a run that began without validation has nan for its best
             if validate is None or (report.epoch >= select_from and not report.valid >= progress["best"]):
                 progress |= {"best": report.valid, "best_epoch": report.epoch, "best_model": _copy(model)}
-            if checkpoint is not None:
-                save(checkpoint, progress, **stateful)
-            yield report
+            progress["unread"] = asdict(report)
+            _keep(progress, checkpoint, stateful)
+            yield from _last_report(progress, checkpoint, stateful)
     model.load_state_dict(progress["best_model"])
+
+
+def _last_report(progress: dict, checkpoint, stateful: dict) -> Iterator[Epoch]:
+    """Hand out the report that nobody has read, and save what the caller did until it came back or left."""
+
+    def settle():
+        if progress["unread"] is not None:
+            progress["unread"] = None
+            _keep(progress, checkpoint, stateful)
+
+    atexit.register(settle)  # a loop that was left by its name may live as long as the interpreter
+    try:
+        yield Epoch(**progress["unread"])
+    finally:
+        atexit.unregister(settle)
+        settle()
+
+
+def _keep(progress: dict, checkpoint, stateful: dict) -> None:
+    if checkpoint is not None:
+        save(checkpoint, progress, **stateful)
+
+
+def _all_stateful(own: dict, others: Mapping[str, object]) -> dict:
+    taken = sorted(own.keys() & others.keys())
+    silent = sorted(name for name, thing in others.items() if not hasattr(thing, "load_state_dict"))
+    if taken or silent:
+        raise ValueError(
+            f"stateful must hold objects with state_dict and load_state_dict under names other than {sorted(own)}; got "
+            f"{taken + silent}. Pass, for instance, stateful={{'scheduler': scheduler}}."
+        )
+    return own | dict(others)
+
+
+def _check_counts(epochs: int, patience: int | None, select_from: int, validate) -> None:
+    least = {
+        "epochs": (epochs, 1),
+        "patience": (1 if patience is None else patience, 1),
+        "select_from": (select_from, 0),
+    }
+    for name, (value, low) in least.items():
+        if not isinstance(value, Integral) or value < low:
+            raise ValueError(f"{name} must be a whole number, at least {low}; got {value}. It counts epochs.")
+    if validate is not None and select_from >= epochs:
+        raise ValueError(
+            f"select_from must be below epochs = {epochs}, or no epoch can be the best; got {select_from}. "
+            "Train longer, or shorten the warm-up."
+        )
 
 
 def _check_before_training(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint) -> None:
     mine = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
         raise ValueError("the optimizer must hold parameters of the model; got none. Make it after the model.")
-    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+    if checkpoint is None:
+        return
+    if not Path(checkpoint).absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder of the checkpoint must exist; {checkpoint} has none. Make it first.")
+    refuse_unwritable(checkpoint)
 
 
 def _epoch(loss, minibatches, optimizer, max_norm, progress, validate, bar) -> Epoch:

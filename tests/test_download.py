@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from savae_lite import download
 from savae_lite.download import WHEEL, cache_dir, fetch
+from savae_lite.unfinished import unfinished
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,6 +97,47 @@ def test_offline_with_a_corrupt_file(store):
     with pytest.raises(RuntimeError, match="could not fetch it"):
         fetch()
     assert store.kept_aside() == {".bad": b"corrupt"}
+
+
+def test_failed_fetches_do_not_pile_up(store):
+    store.served = [b"wrong %d" % number for number in range(6)]
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="two files in a row"):
+            fetch()
+    assert store.kept_aside() == {".bad": b"wrong 0", ".bad2": b"wrong 5"}
+
+
+def test_what_a_killed_fetch_left_is_removed(store):
+    store.cache.mkdir()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = unfinished(store.path)
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
+    left.mkdir()
+    (left / WHEEL).write_bytes(b"half a f")
+    store.served = [store.content]
+    fetch()
+    assert list(store.cache.iterdir()) == [store.path]
+
+
+def test_a_folder_in_the_files_place_is_named_and_left(store):
+    (store.path / "inner").mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="Remove what is in the way"):
+        fetch()
+    assert (store.path / "inner").is_dir() and [path.name for path in store.cache.iterdir()] == [store.path.name]
+
+
+def test_a_cache_that_cannot_be_written_is_named_unless_the_file_is_there(store, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    store.cache.mkdir()
+    monkeypatch.setattr(Path, "mkdir", lambda self, **_: None if self.is_dir() else refuse())
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(RuntimeError, match="set SAVAE_LITE_CACHE"):
+        fetch()
+    store.path.write_bytes(store.content)
+    assert fetch() == store.path
 
 
 def test_a_downloader_that_brings_nothing(store, monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from savae_lite.schedules import constant, cyclical, linear
 
-counts = st.integers(1, 50)
+counts, periods = st.integers(1, 50), st.integers(2, 50)
 steps = st.integers(0, 500)
 weights = st.floats(0.0, 2.0)
 
@@ -29,12 +29,12 @@ def test_linear_meets_its_ends_exactly(start, stop, count):
     assert beta(count) == beta(count + 7) == pytest.approx(stop, abs=1e-15)
 
 
-@given(counts, st.floats(0.05, 1.0), steps)
+@given(periods, st.floats(0.05, 1.0), steps)
 def test_cyclical_is_its_definition(period, ramp, step):
     assert cyclical(period, ramp=ramp)(step) == pytest.approx(min(1.0, step % period / (ramp * period)))
 
 
-@given(counts, st.floats(0.05, 1.0), steps)
+@given(periods, st.floats(0.05, 1.0), steps)
 def test_cyclical_has_its_period(period, ramp, step):
     beta = cyclical(period, ramp=ramp)
     assert beta(step) == beta(step + period) and beta(period * (step + 1)) == 0.0

@@ -1,8 +1,12 @@
 """Training and checkpoints: stopping and resuming changes no bit, and what fails leaves all as it was."""
 
 import errno
+import os
 import pickle
 import random
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -317,9 +321,11 @@ def test_a_gradient_that_is_not_finite_changes_no_parameter():
 @pytest.mark.parametrize("what", ["loss", "gradient", "validation"])
 def test_what_is_not_finite_leaves_the_checkpoint_as_it_was(tmp_path, what):
     run, path = Run(), tmp_path / "run.pt"
-    plain_loss, plain_validate, epochs = run.loss, run.validate, []
+    plain_loss, plain_validate, epochs, contents = run.loss, run.validate, [], []
 
     def loss(batch, step):
+        if step == 8:
+            contents.append(path.read_bytes())
         value = plain_loss(batch, step)
         if step < 9:
             return value
@@ -332,8 +338,7 @@ def test_what_is_not_finite_leaves_the_checkpoint_as_it_was(tmp_path, what):
     with pytest.raises(FloatingPointError):
         for epoch in run.fit(checkpoint=path, validate=validate):
             epochs.append(epoch)
-            content = path.read_bytes()
-    assert len(epochs) == 2 and path.read_bytes() == content
+    assert len(epochs) == 2 and [path.read_bytes()] == contents
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -452,3 +457,222 @@ def test_saving_twice_keeps_one_file(checkpoint):
     save(checkpoint, {"step": 2}, model=run.model, optimizer=run.optimizer, generator=run.generator)
     assert load(checkpoint, model=run.model, optimizer=run.optimizer, generator=run.generator) == {"step": 2}
     assert list(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+# --- what the caller does between epochs ---
+
+SCHEDULERS = {
+    "step": lambda steps: torch.optim.lr_scheduler.StepLR(steps, 1, gamma=0.7),
+    "plateau": lambda steps: torch.optim.lr_scheduler.ReduceLROnPlateau(steps, patience=0, factor=0.3),
+    "milestones": lambda steps: torch.optim.lr_scheduler.MultiStepLR(steps, [1, 3]),
+    "restarts": lambda steps: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(steps, 2),
+    "chain": lambda steps: torch.optim.lr_scheduler.SequentialLR(
+        steps,
+        [torch.optim.lr_scheduler.ConstantLR(steps, 0.5, 1), torch.optim.lr_scheduler.ExponentialLR(steps, 0.8)],
+        [2],
+    ),
+}
+
+
+class Tended(Run):
+    """A run whose caller lowers a rate, steps a scheduler, keeps a history and moves a weight in the loop's body."""
+
+    def __init__(self, scheduler="step", **options):
+        super().__init__(**options)
+        self.scheduler, self.history = SCHEDULERS[scheduler](self.optimizer), History()
+        self.options["stateful"] = {"scheduler": self.scheduler, "history": self.history}
+
+    def body(self, epoch):
+        if epoch.epoch == 2:
+            self.optimizer.param_groups[0]["lr"] /= 10
+        self.scheduler.step(*[epoch.valid] * isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau))
+        self.history.valid.append(epoch.valid)
+        with torch.no_grad():
+            self.model[2].bias += 0.1 * torch.rand(1, generator=self.generator, dtype=torch.float64)
+
+
+class History:
+    def __init__(self):
+        self.valid = []
+
+    def state_dict(self):
+        return {"valid": list(self.valid)}
+
+    def load_state_dict(self, state):
+        self.valid = list(state["valid"])
+
+
+@pytest.mark.parametrize("stop", [0, 2, 3])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_resumed_is_as_if_never_stopped_whatever_the_body_does(tmp_path, scheduler, stop):
+    straight, stopped, resumed = (Tended(scheduler) for _ in range(3))
+    expected = []
+    for epoch in straight.fit():
+        straight.body(epoch)
+        expected.append(epoch)
+    found = []
+    for run in (stopped, resumed):
+        for epoch in run.fit(checkpoint=tmp_path / "run.pt"):
+            run.body(epoch)
+            found.append(epoch)
+            if run is stopped and epoch.epoch == stop:
+                break
+    assert timeless(found) == timeless(expected)
+    assert_same(resumed, straight)
+    assert resumed.scheduler.state_dict() == straight.scheduler.state_dict()
+    assert resumed.history.valid == straight.history.valid
+
+
+def test_the_rate_lowered_before_a_break_stays_lowered(tmp_path):
+    straight, stopped, resumed = Run(), Run(), Run()
+    for run, options in (
+        (straight, {}),
+        (stopped, {"checkpoint": tmp_path / "a"}),
+        (resumed, {"checkpoint": tmp_path / "a"}),
+    ):
+        for epoch in run.fit(**options):
+            if epoch.epoch == 2:
+                run.optimizer.param_groups[0]["lr"] /= 10
+                if run is stopped:
+                    break
+    assert_same(resumed, straight)
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from test_trainer import Tended
+
+run, deadline = Tended(), int(sys.argv[2])
+acts = 0
+def act():
+    global acts
+    acts += 1
+    if acts == deadline:
+        os.kill(os.getpid(), 9)
+
+plain = run.loss
+run.loss = lambda batch, step: (act(), plain(batch, step))[1]
+for epoch in run.fit(checkpoint=sys.argv[1]):
+    act()                      # before the body has done anything
+    run.body(epoch)
+    act()                      # after all of it
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.filterwarnings(
+    "ignore:Detected call of .lr_scheduler.step"
+)  # in this process nothing has been trained yet
+def test_killed_anywhere_even_in_the_loops_body_it_resumes_bit_for_bit(tmp_path):
+    """Three processes kill themselves: in training, before the body, after it; the fourth life runs to the end."""
+    path, script = tmp_path / "run.pt", KILLED.format(tests=str(Path(__file__).parent))
+    for deadline in (3, 5, 2):
+        done = subprocess.run([sys.executable, "-c", script, path, str(deadline)], capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    straight, resumed, yielded = Tended(), Tended(), []
+    for epoch in straight.fit():
+        straight.body(epoch)
+    for epoch in resumed.fit(checkpoint=path):
+        resumed.body(epoch)
+        yielded.append(epoch.epoch)
+    assert yielded == [0, 1, 2, 3, 4] and len(resumed.steps) == 16, "the first epoch is read again, not trained again"
+    assert_same(resumed, straight)
+    assert resumed.history.valid == straight.history.valid
+    assert list(tmp_path.iterdir()) == [path]
+
+
+LEFT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_trainer import Tended
+
+run = Tended()
+epochs = run.fit(checkpoint=sys.argv[1])
+for epoch in epochs:
+    run.body(epoch)
+    if epoch.epoch == 2:
+        break
+"""
+
+
+def test_a_loop_that_was_left_by_its_name_is_saved_when_the_process_ends(tmp_path):
+    path, script = tmp_path / "run.pt", LEFT.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=True)
+    assert done.stderr == b""
+    straight, resumed = Tended(), Tended()
+    for epoch in straight.fit():
+        straight.body(epoch)
+    for epoch in resumed.fit(checkpoint=path):
+        resumed.body(epoch)
+    assert resumed.steps == straight.steps[12:]
+    assert_same(resumed, straight)
+
+
+def test_an_epoch_whose_reader_was_killed_is_yielded_again_and_not_trained_again(tmp_path):
+    run, path, copies = Run(), tmp_path / "run.pt", []
+    for _ in run.fit(checkpoint=path, epochs=2):
+        copies.append(path.read_bytes())  # what a kill in the body would leave
+    path.write_bytes(copies[1])
+    again = Run()
+    assert [epoch.epoch for epoch in again.fit(checkpoint=path, epochs=2)] == [1]
+    assert not again.steps
+    assert_same(again, run)
+    assert list(Run().fit(checkpoint=path, epochs=2)) == []
+
+
+def test_another_set_of_stateful_objects_is_refused(tmp_path):
+    run = Tended()
+    list(islice(run.fit(checkpoint=tmp_path / "run.pt"), 1))
+    with pytest.raises(ValueError, match="scheduler"):
+        list(Run().fit(checkpoint=tmp_path / "run.pt"))
+
+
+@pytest.mark.parametrize("others", [{"model": History()}, {"scheduler": 3}, {"rate": 0.1}])
+def test_what_holds_no_state_is_not_stateful(others):
+    with pytest.raises(ValueError, match=r"stateful=\{'scheduler': scheduler\}"):
+        next(Run().fit(stateful=others))
+
+
+# --- arguments ---
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"patience": 0}, {"patience": -1}, {"epochs": -1}, {"epochs": 0}, {"epochs": 2.5}, {"select_from": -1}]
+)
+def test_counts_that_would_train_nothing_are_refused(wrong):
+    run = Run(**wrong)
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a whole number, at least"):
+        next(run.fit())
+    assert not run.steps
+
+
+def test_a_loss_that_does_not_touch_the_model_is_refused():
+    run, other = Run(), Run()
+    run.loss = other.loss
+    before = run.parameters()
+    with pytest.raises(ValueError, match="none of them got a gradient"):
+        next(run.fit())
+    assert_close(run.parameters(), before, rtol=0, atol=0)
+
+
+BAR = """
+import sys
+sys.path.insert(0, {tests!r})
+import os
+os.environ.pop("TQDM_DISABLE", None)
+from cases import generator
+import torch
+from savae_lite.trainer import fit
+model = torch.nn.Linear(2, 1)
+data = torch.ones(4, 2)
+list(fit(lambda x, step: model(x).square().mean(), lambda: [data], model, torch.optim.SGD(model.parameters(), 0.1),
+         epochs=3, generator=generator()))
+"""
+
+
+def test_a_log_file_gets_no_progress_bar():
+    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    script = BAR.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=environment)
+    assert done.stdout == done.stderr == b""

@@ -74,7 +74,8 @@ def trained(corpus, recipe, seed, *, epochs=None, patience=None, **other):
 
 
 def _epochs(checkpoint):
-    return torch.load(checkpoint, weights_only=True)["progress"]["epoch"]
+    progress = torch.load(checkpoint, weights_only=True)["progress"]
+    return progress["epoch"] - (progress.get("unread") is not None)  # an epoch that no record was made of
 
 
 def of_dropout(corpus, seeds):
