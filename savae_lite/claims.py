@@ -16,7 +16,10 @@ import numpy as np
 import torch
 
 MIME = "application/vnd.savae-lite.claims+json"
-STYLE = ".claims li { margin: 0.25em 0; } .claims .fails { color: var(--pst-color-danger, #b3261e); font-weight: bold; }"
+STYLE = """
+.claims li { margin: 0.25em 0; }
+.claims .fails { color: var(--pst-color-danger, #b3261e); font-weight: bold; }
+"""
 
 
 class ClaimError(AssertionError):
