@@ -28,14 +28,16 @@ PACKAGE = Path(savae_lite.__file__).parent
 
 # Modules, classes and functions that never meet a tensor of the device, and why.
 EXCEPTIONS = {
-    **dict.fromkeys(("corpora", "data.tokenize", "data.read_sentences"), "words"),
+    **dict.fromkeys(("corpora", "reading", "data.tokenize", "data.read_sentences"), "words"),
+    **dict.fromkeys(("data.Line.__init__", "data.clean", "data.split_words"), "words"),
     **dict.fromkeys(("data.Vocab.__init__", "data.Vocab.build"), "words"),
     **dict.fromkeys(("data.Vocab.encode", "data.encode_all"), "ids are made on the CPU; a batch of them is moved"),
     **dict.fromkeys(("schedules", "records", "diagnostics.perplexity", "grammar.entropy"), "numbers"),
     **dict.fromkeys(("grammar.log_prob", "grammar.log_prob_of_prefix"), "words and numbers"),
     **dict.fromkeys(("grammar.token_information", "grammar.word_classes"), "words and numbers"),
     **dict.fromkeys(("exercises", "claims"), "for notebooks, whose small examples lie on the CPU"),
-    **dict.fromkeys(("download", "extras", "notebook"), "no tensors"),
+    **dict.fromkeys(("download", "extras", "notebook", "unfinished"), "no tensors"),
+    "checkpoint.refuse_unwritable": "no tensors",
     **dict.fromkeys(("plots", "widgets"), "pictures of numbers"),
 }
 
