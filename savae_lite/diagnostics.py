@@ -85,7 +85,8 @@ def mutual_information(lam: Tensor, eps: Tensor, *, chunk: int = 500) -> float:
             f"eps must be (N, D) = {tuple(mean.shape)} to match lam {tuple(lam.shape)}; got {tuple(eps.shape)}. "
             "Draw one standard normal vector a row."
         )
-    if not ((0.5 * logvar.abs()).exp() * (1 + mean.abs().max())).isfinite().all():
+    farthest = mean.abs().sum(-1).max()  # 0 for a model without z
+    if not ((0.5 * logvar.abs()).exp() * (1 + farthest)).isfinite().all():
         raise ValueError(
             f"lam must have σ and 1/σ that {lam.dtype} can hold; got a logvar of {logvar.abs().max():.4g} in size. "
             "Use lam.double(), or look for the batch in which inference diverged."

@@ -152,3 +152,9 @@ def test_noise_that_does_not_match_the_rows_is_refused(shape):
     with pytest.raises(ValueError) as error:
         mutual_information(torch.zeros(4, 4), torch.zeros(shape))
     assert "(4, 2)" in str(error.value) and str(shape) in str(error.value)
+
+
+def test_a_model_without_z_holds_no_information_and_no_units():
+    nothing = torch.zeros(5, 0)
+    assert mutual_information(nothing, nothing) == 0
+    assert active_units(nothing) == 0
