@@ -2,9 +2,9 @@
 
 Each chapter runs under every condition; ``--report`` prints the claims that broke or came near: their range, the values
 met and the margin, which is the distance from the value here to the nearer end of the range, over the farthest that it
-moved. Over machines (arithmetic, threads, a newer torch) it must be 3. Over draws (two other seeds, and the oldest torch,
-whose oracles sample other sequences from the same seed) every claim must hold, and its margin is told. A claim of the
-example that was drawn (``this_draw``) is not asked to hold for other seeds.
+moved. Over machines (arithmetic, threads, a newer torch) it must be 3. Over draws (two other seeds, and the oldest
+torch, whose oracles sample other sequences from the same seed) every claim must hold, and its margin is told. A claim
+of the example that was drawn (``this_draw``) is not asked to hold for other seeds.
 Conditions of another torch run under the Python that a variable names: OLDEST=…/bin/python NEWEST=…/bin/python.
 
     python data/experiments/margins.py 03_svi                    all conditions that this machine has
