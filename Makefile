@@ -24,7 +24,7 @@ book: $(READY) ## run every chapter and build the pages; STRICT=1 fails where a 
 
 test: book ## test the library, every chapter and the built book
 	@echo "Testing the library, the chapters and the built book"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest chapters tests savae_lite --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
+	@OMP_NUM_THREADS=1 $(PY) -m pytest chapters tests savae_lite --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 --nbval-kernel-startup-timeout=600 \
 	  -n $$($(PY) book/machine.py) --dist loadfile
 
 lab: $(READY) ## open the chapters in JupyterLab

@@ -52,7 +52,8 @@ async def execute(chapter: Path, *, log: Path, env: Mapping[str, str], preamble:
     """
     notebook = nbformat.read(chapter, as_version=4)
     notebook.cells.insert(0, new_code_cell(preamble))
-    client = NotebookClient(notebook, timeout=LONGEST_CELL, resources={"metadata": {"path": str(chapter.parent)}})
+    place = {"metadata": {"path": str(chapter.parent)}}
+    client = NotebookClient(notebook, timeout=LONGEST_CELL, startup_timeout=LONGEST_CELL, resources=place)
     with open(log, "w", encoding="utf-8") as file:
         try:
             await client.async_execute(env=dict(env), stdout=file, stderr=file)

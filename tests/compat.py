@@ -24,7 +24,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 SHOWN = ("torch", "numpy", "pandas", "matplotlib", "ipywidgets")
 VERSIONS = f"from importlib.metadata import version as v; print(*map(v, {SHOWN}))"
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
-NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=3600"]
+NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=3600", "--nbval-kernel-startup-timeout=600"]
 # The built pages need the versions of requirements.txt, so their tests stay out.
 LIBRARY = ["tests", "savae_lite", "--ignore=tests/test_built_book.py", "--ignore=tests/test_browser.py"]
 # A warning that a chapter's own code earns is a fault; others belong to the packages.
