@@ -104,7 +104,7 @@ def test_a_claim_that_does_not_hold_fails_its_cell_under_nbval(tmp_path):
     for name, value in [("holds", 1), ("fails", -1)]:
         cells = [nbformat.v4.new_code_cell(cell.format(value))]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-kernel-startup-timeout=600"]
-    done = subprocess.run([*command, "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True)
+    nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-kernel-startup-timeout=600", "-p", "no:cacheprovider"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *nbval], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout, done.stdout
     assert "«The sky is above us» expected above 0, got -1 (live)" in done.stdout
