@@ -129,7 +129,7 @@ def _line(one: Claim) -> str:
 def _item(one: Claim) -> str:
     mark = "" if one.holds else '<span class="fails">does not hold here:</span> '
     here, expected = html.escape(one.here), html.escape(one.expected)
-    return f"<li>{mark}{html.escape(one.sentence)}<br><small>{here} · expected {expected} · {one.run}</small></li>"
+    return f"<li>{mark}{html.escape(one.sentence)}<br><small>here {here} · expected {expected} · {one.run}</small></li>"
 
 
 def _numbers(value: Any) -> np.ndarray:
