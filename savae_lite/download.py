@@ -113,15 +113,12 @@ def _missing(path: Path, tried: str) -> str:
 
 def _set_aside(file: Path, path: Path) -> None:
     """Rename a wrong `file` to `path`.bad or .bad2, unless another process has just put it right."""
-    aside = _claim(path)
+    own = unfinished(path)  # no other process looks at it there
     try:
-        os.replace(file, aside)
+        os.replace(file, own)
     except FileNotFoundError:  # another process was faster
-        if not aside.stat().st_size:
-            aside.unlink()
         return
-    if _sha256(aside) == SHA256:
-        os.replace(aside, path)
+    os.replace(own, path if _sha256(own) == SHA256 else _claim(path))
 
 
 def _claim(path: Path) -> Path:

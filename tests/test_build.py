@@ -221,15 +221,22 @@ def left_over(project):
     return found
 
 
+def wait_for(process, moment):
+    """Read what a build prints, letter by letter for its last line is unfinished, up to a moment or to the pages."""
+    said = ""
+    while moment not in said and "Building" not in said:
+        letter = process.stdout.read(1)
+        assert letter, said
+        said += letter
+
+
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_after_an_interrupt_nothing_is_left_and_a_build_is_right(project, how):
     write_chapter(project, "02_slow", "import time\ntime.sleep(4)", CLAIM.format(1))
     for moment in ("Running", "] 01_sound", "Building"):
         process = start(project, JOBS="2")
-        for said in process.stdout:
-            if moment in said or "Building" in said:
-                break
+        wait_for(process, moment)
         time.sleep(0.5)
         process.send_signal(how)
         process.communicate(timeout=60)
