@@ -106,16 +106,19 @@ async def run_side_by_side(chapters: list[Path], kept: dict[Path, Path]) -> None
             started = time.monotonic()
             await run_one(chapter, kept[chapter], threads)
             done.append(chapter)
-            wrong = failures(nbformat.read(kept[chapter], as_version=4))
-            note = (
-                "" if not wrong else "  does not hold here" if all(one.claim for one in wrong) else "  raised an error"
-            )
+            note = outcome(failures(nbformat.read(kept[chapter], as_version=4)))
             seconds = time.monotonic() - started
             print(f"[{len(done)}/{len(chapters)}] {chapter.stem} … {seconds:.0f} s{note}", flush=True)
 
     async with asyncio.TaskGroup() as group:
         for chapter in sorted(chapters, key=lambda chapter: -chapter.stat().st_size):
             group.create_task(run(chapter))
+
+
+def outcome(wrong: list[Failure]) -> str:
+    if not wrong:
+        return ""
+    return "  does not hold here" if all(one.claim for one in wrong) else "  raised an error"
 
 
 async def run_one(chapter: Path, output: Path, threads: int) -> None:

@@ -26,7 +26,7 @@ LONGEST_CELL = 1800  # seconds, on the slowest machine that is still at work
 
 # What surrounds the build must not reach into it: variables of a notebook server that started it, of other Pythons, and
 # the settings in the home of whoever builds.
-FOREIGN = re.compile(r"JPY_|JUPYTER|IPYTHON|COLAB|PYTHON|MPL|MATPLOTLIB|SAVAE_LITE_|TQDM_")
+FOREIGN = re.compile(r"JPY_|JUPYTER|IPYTHON|COLAB|PYTHON|MPL|MATPLOTLIB|SAVAE_LITE_CLAIMS|TQDM_")
 HERE = f"""
 import pathlib, savae_lite
 library = pathlib.Path(savae_lite.__file__).resolve().parent.parent

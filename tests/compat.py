@@ -87,6 +87,7 @@ def run(environment, part, arguments):
         python = FOLDER / environment / "bin" / "python"
         command = [python, "-m", "pytest", *arguments, "-q", "-p", "no:cacheprovider"]
         variables = os.environ | {"OMP_NUM_THREADS": "1", "SAVAE_LITE_CLAIMS": "raise", "PYTHONWARNINGS": STRICT}
+        variables |= {"TQDM_DISABLE": "1"}  # nbval loses the end of a cell that prints too fast
         done = subprocess.run(command, cwd=ROOT, env=variables, stdout=file, stderr=file, check=False)
     failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", log.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return failed or ([f"see {log.relative_to(ROOT)}"] if done.returncode else [])

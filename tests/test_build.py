@@ -175,13 +175,15 @@ def test_a_change_runs_again_what_depends_on_it(project):
 SURROUNDINGS = """import os, sys, matplotlib
 from IPython import get_ipython
 print([name for name in ("JPY_SESSION_NAME", "COLAB_GPU", "PYTHONPATH", "SAVAE_LITE_CLAIMS") if name in os.environ])
+print("cache", os.environ.get("SAVAE_LITE_CACHE"))
 print("size", matplotlib.rcParams["font.size"], "started", "from_startup" in globals())
 """
 
 
 def test_surroundings_do_not_reach_in(project, tmp_path):
     write_chapter(project, "01_sound", SURROUNDINGS, CLAIM.format(1))
-    plain = build(project)
+    cache = {"SAVAE_LITE_CACHE": str(tmp_path)}  # what the reader chose for the fetched files does reach in
+    plain = build(project, **cache)
     expected = page(project, "01_sound").select_one(".output").text
     (started := tmp_path / "ipython" / "profile_default" / "startup").mkdir(parents=True)
     (started / "a.py").write_text("from_startup = True")
@@ -195,10 +197,11 @@ def test_surroundings_do_not_reach_in(project, tmp_path):
     surrounded = build(
         project, JPY_SESSION_NAME="x", COLAB_GPU="1", SAVAE_LITE_CLAIMS="raise", IPYTHONDIR=str(tmp_path / "ipython"),
         MATPLOTLIBRC=str(tmp_path), PYTHONPATH=str(tmp_path / "other"), JUPYTER_PATH=str(tmp_path / "jupyter"),
+        **cache,
     )  # fmt: skip
     assert plain[0] == surrounded[0] == 0, surrounded[1]
     assert page(project, "01_sound").select_one(".output").text == expected
-    assert "[]" in expected and "started False" in expected
+    assert "[]" in expected and "started False" in expected and f"cache {tmp_path}" in expected
 
 
 def test_a_copied_checkout_does_not_build_with_the_library_of_the_other(project, tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cases import generator, noise
+from cases import draws_other_sequences, generator, noise
 from torch.testing import assert_close
 
 from savae_lite.exact import exact_elbo, log_evidence, tabulate
@@ -99,6 +99,9 @@ def test_nothing_is_trained_in_no_epochs(chapter, tiny):
     assert facts == {"seconds": 0.0, "history": []}
 
 
+@pytest.mark.skipif(
+    draws_other_sequences(), reason="NOT TESTED: this torch draws other sequences than the recorded runs"
+)
 @pytest.mark.parametrize("setting", ["oracle", "learned"])
 def test_a_small_recorded_row_is_made_again(chapter, setting):
     """Within 0.05 nats: the same code, but not the same processor's rounding, which training amplifies."""
